@@ -1,0 +1,1 @@
+"""Stream Monitor: live drift detection and model quality on an event stream."""
