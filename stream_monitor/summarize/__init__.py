@@ -1,0 +1,1 @@
+"""Stage 3: columns become profiles that add."""
