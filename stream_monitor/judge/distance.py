@@ -16,7 +16,7 @@ CELLS = 32
 # million (measured: at 6 rows a cell Jensen-Shannon fires ten times too often at 1e-5, at 30 within a factor of 1.3),
 # and power against smooth shifts falls with every further cell. 32 cells cost little power and are full at 960 rows.
 ROWS_PER_CELL = 30
-ROWS_PER_CATEGORY = 10  # categories are few and named, so a rarer one may keep its own cell
+ROWS_PER_CATEGORY = 20  # categories are few and named, so a rarer one may keep its own cell
 FEWEST_CELLS = 4
 SMOOTHING = 0.5  # Jeffreys' half a row a cell: a logarithm of an empty cell stays finite, the mean under the null holds
 
@@ -44,7 +44,8 @@ def cells(baseline: Ints, window: Ints, numeric: Flags) -> tuple[Ints, Ints]:
     row beyond its own extremes, so a cell of their own would have no null). Categorical: the most frequent categories
     that may expect `ROWS_PER_CATEGORY` rows keep a cell each; the rest and the unseen share the last one, joined by
     the rarest kept category when they are too few for a cell: one unseen row against an empty cell of a long baseline
-    would look like a miracle. Cells that stay unused are zero on both sides; a lone cell compares equal.
+    would look like a miracle. Frequent means in both samples together: chosen by the baseline alone, the chosen would
+    be those it overstates. Unused cells are zero on both sides; a lone cell compares equal.
     """
     out_baseline = np.zeros((len(baseline), CELLS + 1), dtype=np.int64)
     out_window = np.zeros_like(out_baseline)
@@ -87,8 +88,9 @@ def jensen_shannon(baseline: Ints, window: Ints) -> Floats:
     """Jensen-Shannon distance, base 2, (F,), between 0 and 1.
 
     The root of the mean of KL(p || r) and KL(q || r) with r = (p + q) / 2: the distance, not the divergence (its
-    square). Shares are smoothed by half a row a cell. Null: the divergence in nats is (1/n + 1/m) / 8 chi-square with K - 1 degrees of freedom to first order. Undefined (NaN) when a side is
-    empty. Limit: as PSI; saturates at 1. Source: Lin, Divergence measures based on the Shannon entropy, 1991.
+    square). Shares are smoothed by half a row a cell. Null: the divergence in nats is (1/n + 1/m) / 8 chi-square with
+    K - 1 degrees of freedom to first order. Undefined (NaN) when a side is empty. Limit: as PSI; saturates at 1.
+    Source: Lin, Divergence measures based on the Shannon entropy, 1991.
 
     >>> jensen_shannon(np.array([[50, 50]]), np.array([[50, 50]])).tolist()
     [0.0]
@@ -107,7 +109,8 @@ def chi_square(baseline: Ints, window: Ints) -> Floats:
     """Pearson's chi-square of homogeneity of two samples, (F,).
 
     n m / (n + m) times the sum over cells of (q - p)^2 / r, r the pooled share. Null: chi-square with K - 1 degrees
-    of freedom, mean K - 1. Undefined (NaN) when a side is empty. Limit: grows with the rows, so it says how sure, never how much. Source: Pearson, 1900.
+    of freedom, mean K - 1. Undefined (NaN) when a side is empty. Limit: grows with the rows, so it says how sure,
+    never how much. Source: Pearson, 1900.
 
     >>> chi_square(np.array([[30, 20]]), np.array([[20, 30]])).round(9).tolist()
     [4.0]
@@ -117,7 +120,7 @@ def chi_square(baseline: Ints, window: Ints) -> Floats:
         difference = window / n - baseline / m
         pooled = (baseline + window) / (n + m)
         terms = np.where(pooled > 0, difference * difference / pooled, 0.0)
-        value = terms.sum(axis=1) * (n * m / (n + m))[:, 0]
+        value = terms.sum(axis=1) * (n / (n + m) * m)[:, 0]
     return _defined(value, baseline, window)
 
 
@@ -138,9 +141,10 @@ def wasserstein(baseline: Ints, window: Ints, *, positions: Floats, scale: Float
     """First Wasserstein distance over `scale`, (F,), over counts (F, K) that lie at `positions` (F, K).
 
     The integral of |F_w(x) - F_b(x)| dx. `positions` ascend (see `positions_of`), `scale` (F,) is the baseline's
-    standard deviation (see `scale_of`), so a pure shift by one standard deviation is 1. Null: see `calibrate.wasserstein_threshold`; its mean is about
-    1.1 sqrt(1/n + 1/m). Undefined (NaN) when a side is empty. Limit: rows beyond the baseline's range count as one
-    standard deviation beyond it, so a change of unit is understated (and still enormous). Source: Vallender, 1974.
+    standard deviation (see `scale_of`), so a pure shift by one standard deviation is 1. Null: see
+    `calibrate.wasserstein_null`; its mean is about 1.1 sqrt(1/n + 1/m). Undefined (NaN) when a side is empty. Limit:
+    rows beyond the baseline's range count as one standard deviation beyond it, so a change of unit is understated
+    (and still enormous). Source: Vallender, 1974.
 
     >>> at = np.array([[0.0, 1.0, 2.0]])
     >>> wasserstein(np.array([[1, 1, 0]]), np.array([[0, 1, 1]]), positions=at, scale=np.array([0.5])).tolist()
@@ -153,7 +157,7 @@ def wasserstein(baseline: Ints, window: Ints, *, positions: Floats, scale: Float
 def linf(baseline: Ints, window: Ints) -> Floats:
     """L-infinity: the largest change of one category's share, (F,), over counts (F, K).
 
-    Null: the largest of K binomial differences, see `calibrate.linf_threshold`. Undefined (NaN) when a side is empty.
+    Null: the largest of K binomial differences, see `calibrate.linf_null`. Undefined (NaN) when a side is empty.
     Limit: deaf to a rare category that grows tenfold but stays rare. Source: elementary.
 
     >>> linf(np.array([[60, 40, 0]]), np.array([[30, 40, 30]])).round(9).tolist()
@@ -224,15 +228,15 @@ def _numeric_cells(baseline: Ints, window: Ints) -> Ints:
 
 
 def _categorical_cells(baseline: Ints, window: Ints) -> Ints:
-    m, n = baseline.sum(axis=1, keepdims=True), window.sum(axis=1, keepdims=True)
-    order = np.argsort(-baseline[:, :-1], axis=1, kind="stable")
+    pooled = baseline + window
+    total = pooled.sum(axis=1, keepdims=True)
+    smaller = np.minimum(baseline.sum(axis=1, keepdims=True), window.sum(axis=1, keepdims=True))
+    order = np.argsort(-pooled[:, :-1], axis=1, kind="stable")
     rank = np.argsort(order, axis=1, kind="stable")
-    enough = baseline[:, :-1] * np.minimum(n, m) >= ROWS_PER_CATEGORY * np.maximum(m, 1)
-    kept = enough & (rank < CELLS)
-    rest = m[:, 0] - np.where(kept, baseline[:, :-1], 0).sum(axis=1)
-    thin = rest * np.minimum(n, m)[:, 0] < ROWS_PER_CATEGORY * m[:, 0]
-    last = kept.sum(axis=1) - 1
-    joins = thin[:, None] & (rank == last[:, None])
+    kept = (pooled[:, :-1] * smaller >= ROWS_PER_CATEGORY * np.maximum(total, 1)) & (rank < CELLS)
+    rest = total - np.where(kept, pooled[:, :-1], 0).sum(axis=1, keepdims=True)
+    thin = rest * smaller < ROWS_PER_CATEGORY * total
+    joins = thin & (rank == kept.sum(axis=1, keepdims=True) - 1)
     cell = np.where(kept & ~joins, rank, CELLS)
     return np.concatenate((cell, np.full((len(baseline), 1), CELLS)), axis=1)
 
