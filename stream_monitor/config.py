@@ -1,0 +1,381 @@
+"""Every knob of the service: name, default, unit, bound. Durations are whole seconds, sizes are bytes.
+
+`load` reads YAML, fills in `${NAME}` from the environment it is given and files named by `*_file`, and reports every
+problem at once with its path and, for an unknown key, the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from stream_monitor.errors import UsageError
+from stream_monitor.records import Binding, Stream
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_SIZES = {"B": 1, "kB": 1_000, "KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
+
+
+def duration_seconds(text: str) -> int:
+    """`90s`, `15m`, `1h`, `7d` as seconds; raises ValueError."""
+    found = re.fullmatch(r"(\d+)\s*([smhd])", text.strip())
+    if not found:
+        raise ValueError("write a duration like 90s, 15m, 1h or 7d")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def duration_text(seconds: int) -> str:
+    """The shortest way to write a duration: 900 is `15m`."""
+    for unit in ("d", "h", "m"):
+        if seconds and seconds % _UNITS[unit] == 0:
+            return f"{seconds // _UNITS[unit]}{unit}"
+    return f"{seconds}s"
+
+
+def size_bytes(text: str) -> int:
+    """`10MB`, `500kB`, `1GB` as bytes (decimal); raises ValueError."""
+    found = re.fullmatch(r"(\d+)\s*(B|kB|KB|MB|GB)", text.strip())
+    if not found:
+        raise ValueError("write a size like 500kB, 10MB or 1GB")
+    return int(found[1]) * _SIZES[found[2]]
+
+
+def _duration(value: object) -> object:
+    return duration_seconds(value) if isinstance(value, str) else value
+
+
+def _size(value: object) -> object:
+    return size_bytes(value) if isinstance(value, str) else value
+
+
+def _text(value: object) -> object:
+    """YAML reads an unquoted 7 as a number; a version is a name."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Duration = Annotated[int, BeforeValidator(_duration), Field(ge=1, le=10 * 365 * 86_400)]
+Size = Annotated[int, BeforeValidator(_size), Field(ge=1)]
+Name = Annotated[str, BeforeValidator(_text), Field(min_length=1, max_length=200)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True, slots=True)
+class FalseAlarms:
+    """How many false incidents a model may open: `count` in `seconds` of time, or in `events`; one of them is None."""
+
+    count: float
+    seconds: int | None
+    events: int | None
+
+
+def false_alarms(text: str) -> FalseAlarms:
+    """`1 per 30d` or `1 per 100000 events`; raises ValueError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s+per\s+(?:(\d+)\s+events?|(\d+[smhd]))", text.strip())
+    if not found or float(found[1]) <= 0 or found[2] == "0":
+        raise ValueError("write it like '1 per 30d' or '1 per 100000 events'")
+    events = int(found[2]) if found[2] else None
+    return FalseAlarms(float(found[1]), duration_seconds(found[3]) if found[3] else None, events)
+
+
+class SecurityConfig(_Part):
+    """How to reach a broker that asks who we are."""
+
+    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "SASL_SSL"
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    username: Name | None = None
+    password: SecretStr | None = None
+    password_file: Path | None = Field(default=None, strict=False, description="read instead of `password`")
+    ca_file: Path | None = Field(default=None, strict=False)
+    cert_file: Path | None = Field(default=None, strict=False)
+    key_file: Path | None = Field(default=None, strict=False)
+
+    @model_validator(mode="after")
+    def _complete(self) -> SecurityConfig:
+        if self.protocol.startswith("SASL") and (self.mechanism is None or self.username is None):
+            raise ValueError(f"{self.protocol} needs mechanism, username and password")
+        return self
+
+
+class TopicConfig(_Part):
+    """One topic (or file) and what is known of its events."""
+
+    topic: Annotated[str, Field(min_length=1)]
+    model: Name | None = None
+    version: Name | None = None
+    fields: dict[str, str] = Field(default_factory=dict, description="our dotted name -> path in the payload")
+    timestamp_unit: Literal["s", "ms", "us", "ns"] | None = None
+
+    def binding(self, stream: Stream) -> Binding:
+        """The same in the vocabulary of the stages."""
+        return Binding(stream, self.topic, self.model, self.version, dict(self.fields), self.timestamp_unit)
+
+
+def _topics(value: object) -> object:
+    if isinstance(value, list):
+        return tuple({"topic": item} if isinstance(item, str) else item for item in value)
+    return value
+
+
+Topics = Annotated[tuple[TopicConfig, ...], BeforeValidator(_topics)]
+
+
+def _start(value: object) -> object:
+    if value in ("latest", "earliest") or isinstance(value, datetime):
+        return value
+    try:
+        return datetime.fromisoformat(str(value))
+    except ValueError:
+        raise ValueError("latest, earliest or a timestamp like 2026-11-21T10:00:00Z") from None
+
+
+class SourceConfig(_Part):
+    """Where records come from."""
+
+    kind: Literal["kafka", "files"] = "kafka"
+    bootstrap_servers: str = "localhost:9092"
+    client: Literal["kafka-python", "confluent"] = "kafka-python"
+    start: Annotated[Literal["latest", "earliest"] | datetime, BeforeValidator(_start)] = "latest"
+    on_data_loss: Literal["fail", "earliest", "latest"] = "fail"
+    security: SecurityConfig | None = None
+    inference: Topics = (TopicConfig(topic="inference"),)
+    ground_truth: Topics = ()
+    dead_letter_topic: str | None = None
+
+    @model_validator(mode="after")
+    def _named_once(self) -> SourceConfig:
+        names = [t.topic for t in (*self.inference, *self.ground_truth)]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"topics named twice: {', '.join(twice)}")
+        if not self.inference:
+            raise ValueError("inference needs at least one topic")
+        return self
+
+
+class Retention(_Part):
+    """How long profiles are kept, by their length."""
+
+    panes: Duration = 2 * 3600
+    hours: Duration = 60 * 86_400
+    days: Duration = 730 * 86_400
+
+
+class DriftConfig(_Part):
+    """When people are told."""
+
+    false_alarms: str = "1 per 30d"
+    minimum_effect: Annotated[float, Field(ge=0, le=10, strict=False)] = 0.1
+    seasonality: Literal["none", "daily", "weekly"] = "none"
+    learn_from: Annotated[int, Field(ge=200, le=10_000_000)] = 10_000
+
+    @model_validator(mode="after")
+    def _readable(self) -> DriftConfig:
+        false_alarms(self.false_alarms)
+        return self
+
+    @property
+    def budget(self) -> FalseAlarms:
+        """`false_alarms`, read."""
+        return false_alarms(self.false_alarms)
+
+
+class FeatureConfig(_Part):
+    """What is known of one feature."""
+
+    kind: Literal["numeric", "categorical", "vector"] | None = None
+    importance: Annotated[float, Field(ge=0, strict=False)] = 1.0
+    ignore: bool = False
+
+
+class ModelConfig(_Part):
+    """What is known of one model."""
+
+    task: Literal["binary", "multiclass", "regression"] | None = None
+    positive_label: Name | None = None
+    team: Name | None = None
+    baseline: Path | None = Field(default=None, strict=False)
+    segments: tuple[str, ...] = Field(default=(), strict=False)
+    objectives: dict[str, str] = Field(default_factory=dict)
+    features: dict[str, FeatureConfig] = Field(default_factory=dict)
+
+
+class Limits(_Part):
+    """What no input can make the service exceed."""
+
+    models: Annotated[int, Field(ge=1)] = 200
+    features: Annotated[int, Field(ge=1)] = 2000
+    segments: Annotated[int, Field(ge=0)] = 50
+    categories: Annotated[int, Field(ge=2, le=256)] = 200
+    series: Annotated[int, Field(ge=100)] = 20_000
+    record_bytes: Size = 10_000_000
+
+
+class WebhookConfig(_Part):
+    """One address that is told of incidents."""
+
+    url: str
+    secret: SecretStr | None = None
+
+
+class PublishConfig(_Part):
+    """Where verdicts go."""
+
+    http: Annotated[str, Field(pattern=r"^[^\s]*:\d{1,5}$")] = "127.0.0.1:9464"
+    token_file: Path | None = Field(default=None, strict=False)
+    drift_topic: str | None = None
+    webhooks: tuple[WebhookConfig, ...] = Field(default=(), strict=False)
+
+    @property
+    def host(self) -> str:
+        return self.http.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        return int(self.http.rpartition(":")[2])
+
+
+def _windows(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+class Config(_Part):
+    """The whole configuration."""
+
+    state: Path = Field(default=Path("./state/monitor.duckdb"), strict=False)
+    source: SourceConfig = SourceConfig()
+    pane: Annotated[Duration, Field(ge=1, le=900)] = 10
+    allowed_lateness: Annotated[int, BeforeValidator(_duration), Field(ge=0, le=86_400)] = 10
+    idle_timeout: Duration = 30
+    duplicate_horizon: Duration = 600
+    windows: Annotated[tuple[Duration, ...], BeforeValidator(_windows)] = (900, 3600, 86_400, 604_800)
+    label_horizon: Duration = 45 * 86_400
+    retention: Retention = Retention()
+    drift: DriftConfig = DriftConfig()
+    models: dict[str, ModelConfig] = Field(default_factory=dict)
+    limits: Limits = Limits()
+    publish: PublishConfig = PublishConfig()
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Config:
+        if not self.windows or len(set(self.windows)) < len(self.windows):
+            raise ValueError("windows: name at least one, each once")
+        for window in self.windows:
+            if window % self.pane:
+                raise ValueError(
+                    f"windows: {duration_text(window)} is no multiple of pane ({duration_text(self.pane)})"
+                )
+        return self
+
+    def model(self, name: str) -> ModelConfig:
+        """What is said of a model; the defaults for one that is not named."""
+        return self.models.get(name, ModelConfig())
+
+
+def load(path: Path, environment: Mapping[str, str]) -> Config:
+    """Read a configuration file; raises UsageError with every problem."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the configuration {path} cannot be read: {error}") from error
+    try:
+        body = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not YAML: {error}") from error
+    if body is None:
+        body = {}
+    if not isinstance(body, dict):
+        raise UsageError(f"{path} must hold a mapping of keys at its top")
+    return parse(body, environment, name=str(path))
+
+
+def parse(body: Mapping[str, Any], environment: Mapping[str, str], *, name: str = "configuration") -> Config:
+    """Check a configuration that is already read; raises UsageError with every problem."""
+    missing: list[str] = []
+    filled = _fill(body, environment, "", missing)
+    problems = list(missing)
+    config: Config | None = None
+    try:
+        config = _with_secrets(Config.model_validate(filled), problems)
+    except ValidationError as error:
+        problems += _problems(error)
+    if problems or config is None:
+        raise UsageError(f"{name}: {len(problems)} problem{'s' * (len(problems) != 1)}", tuple(problems))
+    return config
+
+
+def _fill(value: Any, environment: Mapping[str, str], path: str, missing: list[str]) -> Any:
+    """Replace `${NAME}` in every text."""
+    if isinstance(value, Mapping):
+        return {k: _fill(v, environment, f"{path}.{k}" if path else str(k), missing) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_fill(v, environment, f"{path}[{i}]", missing) for i, v in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replace(found: re.Match[str]) -> str:
+        if found[1] not in environment:
+            missing.append(f"{path}: the environment has no {found[1]}")
+        return environment.get(found[1], "")
+
+    return re.sub(r"\$\{(\w+)\}", replace, value)
+
+
+def _with_secrets(config: Config, problems: list[str]) -> Config:
+    """Read the files that hold secrets and check that named files exist."""
+    security = config.source.security
+    if security is not None and security.password_file is not None:
+        try:
+            secret = security.password_file.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            problems.append(f"source.security.password_file: {error}")
+            return config
+        security = security.model_copy(update={"password": SecretStr(secret)})
+        config = config.model_copy(update={"source": config.source.model_copy(update={"security": security})})
+    named = [(f"models.{m}.baseline", c.baseline) for m, c in config.models.items()]
+    named.append(("publish.token_file", config.publish.token_file))
+    if security is not None:
+        named += [(f"source.security.{f}", getattr(security, f)) for f in ("ca_file", "cert_file", "key_file")]
+    problems += [f"{where}: there is no file {path}" for where, path in named if path is not None and not path.exists()]
+    return config
+
+
+def _problems(error: ValidationError) -> list[str]:
+    """Each problem as `path: what is wrong`."""
+    found = []
+    for item in error.errors(include_url=False, include_input=False):
+        where = [part for part in item["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
+        path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in where).lstrip(".")
+        message = str(item["msg"]).removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "no such key" + _nearest(where)
+        found.append(f"{path}: {message}" if path else message)
+    return found
+
+
+def _nearest(where: Sequence[int | str]) -> str:
+    """The valid name closest to an unknown key, as a hint."""
+    part: Any = Config
+    for step in where[:-1]:
+        if isinstance(part, type) and issubclass(part, BaseModel) and step in part.model_fields:
+            part = part.model_fields[str(step)].annotation
+        part = next((t for t in _types(part) if isinstance(t, type) and issubclass(t, BaseModel)), part)
+    if not (isinstance(part, type) and issubclass(part, BaseModel)):
+        return ""
+    close = difflib.get_close_matches(str(where[-1]), part.model_fields, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(part.model_fields)}"
+
+
+def _types(annotation: Any) -> list[Any]:
+    """An annotation and everything inside it."""
+    return [annotation, *(t for inner in get_args(annotation) for t in _types(inner))]
