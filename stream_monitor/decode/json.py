@@ -144,10 +144,10 @@ class JsonReader:
         first = len(layout.fields)
         parts = []
         for place, (name, _) in enumerate(layout.segments):
-            value = take(first + place)
-            parts.append(pc.binary_join_element_wise(pa.scalar(json.dumps(name, ensure_ascii=False) + ":"), value, ""))
-        joined = pc.binary_join_element_wise(*parts, ",", null_handling="skip")
-        boxed = pc.binary_join_element_wise("{", joined, "}", "")
+            key = pa.scalar("," + json.dumps(name, ensure_ascii=False) + ":")
+            parts.append(pc.fill_null(pc.binary_join_element_wise(key, take(first + place), ""), ""))
+        joined = pc.binary_join_element_wise(*parts, "")
+        boxed = pc.binary_join_element_wise("{", pc.utf8_slice_codeunits(joined, 1), "}", "")
         return pc.if_else(pc.equal(joined, ""), whole, boxed)
 
     def _run(self, sql: str, texts: pa.Array) -> pa.Table:
@@ -162,11 +162,24 @@ class JsonReader:
                 raise
         half = len(table) // 2
         parts = [table.slice(0, half), table.slice(half)] if half else [table.slice(0, 0)]
-        return pa.concat_tables([self._salvage(sql, part) for part in parts])
+        found = [self._salvage(sql, part) for part in parts]
+        return pa.concat_tables([part for part in found if len(part)] or found[:1])
 
     def _execute(self, sql: str, table: pa.Table) -> pa.Table:
         self._connection.register("input", table)
-        return self._connection.sql(sql).to_arrow_table()
+        found = self._connection.sql(sql).to_arrow_table()
+        return found if len(found) else _plain_schema(found.schema).empty_table()
+
+
+def _plain_schema(schema: pa.Schema) -> pa.Schema:
+    """The same columns without extension types, of which Arrow makes no empty columns."""
+    return pa.schema([pa.field(column.name, _plain_type(column.type)) for column in schema])
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    if isinstance(kind, pa.BaseExtensionType):
+        return kind.storage_type
+    return pa.list_(_plain_type(kind.value_type)) if pa.types.is_list(kind) else kind
 
 
 def _numbered(texts: pa.Array) -> pa.Table:

@@ -152,7 +152,8 @@ def _read_numbers(texts: pa.Array, unit: str | None) -> Ints:
 
 def _magnitude(numbers: np.ndarray[tuple[int], np.dtype[np.generic]]) -> Ints:
     """0 for seconds, 1 milliseconds, 2 microseconds, 3 nanoseconds."""
-    places: Ints = np.searchsorted([1e11, 1e14, 1e17], np.abs(numbers), side="right")
+    bounds = np.array([10**11, 10**14, 10**17], numbers.dtype)  # 1e17 - 1 is no double
+    places: Ints = np.searchsorted(bounds, np.abs(numbers), side="right")
     return places
 
 
