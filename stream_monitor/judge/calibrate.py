@@ -179,6 +179,11 @@ def linf_null(n: Ints, m: Ints, *, pooled: Ints, alpha: float) -> Null:
     return Null(root * _largest_half_normal(sd, free), root * (quantile * sd).max(axis=1))
 
 
+def upper_quantile(n: Ints, m: Ints, *, skewness: float, alpha: float) -> Floats:
+    """What a standardised difference of means of n and m such rows passes with probability alpha, one-sided."""
+    return _skewed(_two_sided(2 * alpha), skewness * _asymmetry(n, m))
+
+
 def unseen_allowance(baseline: Ints) -> Ints:
     """Baseline rows that stand for categories it does not know, (F,): its unseen rows and its singletons.
 

@@ -101,7 +101,7 @@ class Joined:
         return len(self.truth_number)
 
 
-REGRESSION_SUMS = ("target", "target_squared", "error", "absolute", "squared", "fourth")
+REGRESSION_SUMS = ("target", "target_squared", "error", "absolute", "squared", "cubed", "fourth")
 BINARY_SUMS = ("log_loss", "log_loss_squared", "brier", "brier_squared")
 MULTICLASS_SUMS = ("log_loss", "log_loss_squared")
 _SUMS: Mapping[Task, tuple[str, ...]] = {
@@ -212,7 +212,8 @@ class OutcomeProfile:
         target = joined.truth_number[usable]
         error = joined.value[usable] - target
         squared = error * error
-        parts = (target, target * target, error, np.abs(error), squared, squared * squared)
+        absolute = np.abs(error)
+        parts = (target, _square(target), error, absolute, squared, squared * absolute, squared * squared)
         self._fold_sums(dict(zip(REGRESSION_SUMS, parts, strict=True)), sign)
         _count(self.targets, value_bin(target), sign)
         return len(target)
@@ -311,6 +312,24 @@ def _log_bin(positive: Floats, per_octave: int) -> Ints:
     """The leading bits of a positive float are its logarithm, piecewise linear: exact, and faster than a logarithm."""
     shift = 52 - (per_octave.bit_length() - 1)
     return np.asarray(np.ascontiguousarray(positive, dtype=np.float64).view(np.int64) >> shift, dtype=np.int64)
+
+
+def variance(total: ExactSum, squares: ExactSum, n: int) -> float:
+    """Population variance of n values from their exact sum and sum of squares: no cancellation, whatever their mean."""
+    return ((n * squares.units << _UNIT_BITS) - total.units**2) / (n * n << 2 * _UNIT_BITS)
+
+
+def _square(values: Floats) -> Floats:
+    """Squares as two floats each that add up to them (Dekker 1971): the roundings would drown a small variance."""
+    high, low = _split(values)
+    product = values * values
+    return np.concatenate((product, ((high * high - product) + 2 * high * low) + low * low))
+
+
+def _split(values: Floats) -> tuple[Floats, Floats]:
+    big = values * 134217729.0  # 2^27 + 1 (Veltkamp)
+    high = big - (big - values)
+    return high, values - high
 
 
 def _units(values: Floats) -> int:
