@@ -1,0 +1,273 @@
+"""Raw rows of one model version that wait for their pane to seal, as columns.
+
+A row is an event; a subject is a feature, the prediction, its score or the latency. What a cell held is
+kept raw (`Kind`, number, text), since the bins it will be coded on may not exist yet.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from stream_monitor.records import Bytes, Cells, Codes, Floats, Hashes, Inferences, Ints, Kind
+
+
+class SubjectKey(NamedTuple):
+    """What is judged: `kind` is feature, prediction or latency."""
+
+    kind: str
+    name: str
+
+
+PREDICTION = SubjectKey("prediction", "prediction")
+SCORE = SubjectKey("prediction", "prediction.score")
+LATENCY = SubjectKey("latency", "latency_ms")
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The cells of one subject that hold text: row numbers, ascending, and the text of each."""
+
+    row: Codes
+    text: pa.Array
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """n rows of F subjects."""
+
+    time_us: Ints
+    id_hi: Hashes
+    id_lo: Hashes
+    segment: Codes  # a number the caller understands
+    subjects: tuple[SubjectKey, ...]
+    kind: Bytes  # (n, F) Kind
+    number: Floats  # (n, F), NaN where the cell holds none
+    texts: dict[int, Texts]  # by subject
+    true_label: pa.Array | None = None  # baseline rows only
+    true_value: Floats | None = None
+
+    def __len__(self) -> int:
+        return len(self.time_us)
+
+    @classmethod
+    def of(cls, inferences: Inferences, row: Ints, *, segment: Codes, most_features: int) -> Rows:
+        """The rows `row` (ascending) of a batch; at most `most_features` features, in order of appearance."""
+        cells, names = _features(inferences.cells, row, len(inferences), most_features)
+        kind, number, texts = cells
+        subjects = [SubjectKey("feature", name) for name in names]
+        index = pa.array(row)
+        extra: list[tuple[SubjectKey, Bytes, Floats, Texts | None]] = []
+        label = inferences.label.take(index)
+        value = inferences.value[row]
+        if label.null_count < len(row) or not np.isnan(value).all():
+            extra.append((PREDICTION, *_prediction(label, value)))
+        for key, column in ((SCORE, inferences.score[row]), (LATENCY, inferences.latency_ms[row])):
+            if not np.isnan(column).all():
+                extra.append((key, *_numbers(column), None))
+        if extra:
+            kind = np.concatenate([kind, np.stack([k for _, k, _, _ in extra], axis=1)], axis=1)
+            number = np.concatenate([number, np.stack([x for _, _, x, _ in extra], axis=1)], axis=1)
+            for key, _, _, text in extra:
+                if text is not None:
+                    texts[len(subjects)] = text
+                subjects.append(key)
+        return cls(inferences.time_us[row], inferences.id_hi[row], inferences.id_lo[row], segment, tuple(subjects),
+                   kind, number, texts)  # fmt: skip
+
+    def take(self, index: Ints) -> Rows:
+        """The rows `index`, in that order."""
+        place = np.full(len(self), -1, np.int64)
+        texts = {}
+        rising = len(index) < 2 or bool((np.diff(index) > 0).all())
+        if self.texts:
+            place[index] = np.arange(len(index))
+        for subject, held in self.texts.items():
+            row = place[held.row]
+            kept = np.flatnonzero(row >= 0)
+            if not rising:
+                kept = kept[np.argsort(row[kept], kind="stable")]
+            if len(kept) == len(held.row) and rising:
+                texts[subject] = Texts(row[kept].astype(np.int32), held.text)
+            elif len(kept):
+                texts[subject] = Texts(row[kept].astype(np.int32), held.text.take(pa.array(kept)))
+        return Rows(self.time_us[index], self.id_hi[index], self.id_lo[index], self.segment[index], self.subjects,
+                    self.kind[index], self.number[index], texts)  # fmt: skip
+
+    def sorted(self) -> Rows:
+        """By (time, id): the one order in which sums are added and detectors fed."""
+        order = np.lexsort((self.id_lo, self.id_hi, self.time_us))
+        if (order == np.arange(len(order))).all():
+            return self
+        return self.take(order)
+
+    def to_bytes(self) -> bytes:
+        """Arrow IPC, compressed."""
+        columns: dict[str, pa.Array] = {
+            "time_us": pa.array(self.time_us),
+            "id_hi": pa.array(self.id_hi),
+            "id_lo": pa.array(self.id_lo),
+            "segment": pa.array(self.segment),
+        }
+        for f in range(len(self.subjects)):
+            columns[f"k{f}"] = pa.array(np.ascontiguousarray(self.kind[:, f]))
+            # Bit by bit: a NaN must stay a NaN.
+            columns[f"n{f}"] = pa.array(np.ascontiguousarray(self.number[:, f]))
+        for f, held in self.texts.items():
+            place = np.full(len(self), -1, np.int64)
+            place[held.row] = np.arange(len(held.row))
+            columns[f"t{f}"] = held.text.take(pa.array(place, mask=place < 0))
+        table = pa.table(columns).replace_schema_metadata({"subjects": json.dumps(self.subjects)})
+        sink = io.BytesIO()
+        with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+            writer.write_table(table)
+        return sink.getvalue()
+
+    @classmethod
+    def from_bytes(cls, body: bytes) -> Rows:
+        """What `to_bytes` wrote."""
+        with pa.ipc.open_stream(body) as reader:
+            table = reader.read_all().combine_chunks()
+        subjects = tuple(SubjectKey(*s) for s in json.loads(table.schema.metadata[b"subjects"]))
+        n, count = len(table), len(subjects)
+        kind, number = np.zeros((n, count), np.uint8), np.full((n, count), np.nan)
+        texts = {}
+        for f in range(count):
+            kind[:, f] = table[f"k{f}"].to_numpy()
+            number[:, f] = table[f"n{f}"].to_numpy()
+            if f"t{f}" in table.column_names:
+                column = _flat(table[f"t{f}"])
+                row = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+                texts[f] = Texts(row.astype(np.int32), column.drop_null())
+        return cls(table["time_us"].to_numpy(), table["id_hi"].to_numpy(), table["id_lo"].to_numpy(),
+                   table["segment"].to_numpy(), subjects, kind, number, texts)  # fmt: skip
+
+
+def concat(chunks: Sequence[Rows]) -> Rows:
+    """The rows of all chunks, one after the other; a subject a chunk does not have is missing there."""
+    if len(chunks) == 1:
+        return chunks[0]
+    subjects = tuple(dict.fromkeys(s for chunk in chunks for s in chunk.subjects))
+    place = {subject: f for f, subject in enumerate(subjects)}
+    n = sum(len(chunk) for chunk in chunks)
+    kind = np.zeros((n, len(subjects)), np.uint8)
+    number = np.full((n, len(subjects)), np.nan)
+    held: dict[int, list[Texts]] = {}
+    start = 0
+    for chunk in chunks:
+        columns = [place[s] for s in chunk.subjects]
+        stop = start + len(chunk)
+        if columns == list(range(len(subjects))):
+            kind[start:stop], number[start:stop] = chunk.kind, chunk.number
+        else:
+            kind[start:stop, columns], number[start:stop, columns] = chunk.kind, chunk.number
+        for f, texts in chunk.texts.items():
+            held.setdefault(columns[f], []).append(Texts(texts.row + np.int32(start), texts.text))
+        start = stop
+    return Rows(
+        np.concatenate([c.time_us for c in chunks]),
+        np.concatenate([c.id_hi for c in chunks]),
+        np.concatenate([c.id_lo for c in chunks]),
+        np.concatenate([c.segment for c in chunks]),
+        subjects,
+        kind,
+        number,
+        {f: Texts(np.concatenate([t.row for t in ts]), pa.concat_arrays([t.text for t in ts])) for f, ts in held.items()},
+    )
+
+
+def _features(
+    cells: Cells, row: Ints, batch_rows: int, most: int
+) -> tuple[tuple[Bytes, Floats, dict[int, Texts]], list[str]]:
+    """The feature cells of some rows as matrices (n, F), with the names of the F features."""
+    n = len(row)
+    cell_row, name, kind, number = cells.row, cells.name, cells.kind, cells.number
+    text_cell, text = cells.text_cell, cells.text
+    if n < batch_rows:
+        place = np.full(batch_rows, -1, np.int32)
+        place[row] = np.arange(n, dtype=np.int32)
+        chosen = place[cells.row] >= 0
+        cell_place = np.cumsum(chosen) - 1
+        kept = chosen[text_cell]
+        text_cell = cell_place[text_cell[kept]].astype(np.int32)
+        text = text.filter(pa.array(kept))
+        cell_row, name, kind, number = place[cells.row[chosen]], name[chosen], kind[chosen], number[chosen]
+    present = np.flatnonzero(np.bincount(name, minlength=len(cells.names)))
+    count = len(present)
+    if count and len(name) == n * count:
+        table = name.reshape(n, count)
+        if (table == table[0]).all() and len(np.unique(table[0])) == count:
+            names = [cells.names[i] for i in table[0]]
+            texts = _split_texts(cell_row[text_cell], (text_cell % count).astype(np.int64), text)
+            if count <= most:
+                return (kind.reshape(n, count), number.reshape(n, count), texts), names
+            texts = {f: held for f, held in texts.items() if f < most}
+            return (kind.reshape(n, count)[:, :most], number.reshape(n, count)[:, :most], texts), names[:most]
+    return _scattered(n, cell_row, name, kind, number, text_cell, text, present[:most]), [
+        cells.names[i] for i in present[:most]
+    ]
+
+
+def _scattered(
+    n: int, cell_row: Codes, name: Codes, kind: Bytes, number: Floats, text_cell: Codes, text: pa.Array, present: Ints
+) -> tuple[Bytes, Floats, dict[int, Texts]]:
+    """Rows with different features: every cell to its place; of a name twice in one event the later counts."""
+    count = len(present)
+    column = np.full(int(present.max(initial=-1)) + 1 if count else 0, -1, np.int64)
+    column[present] = np.arange(count)
+    where = np.where(name < len(column), column[np.minimum(name, max(len(column) - 1, 0))], -1) if count else np.full(
+        len(name), -1, np.int64
+    )
+    known = np.flatnonzero(where >= 0)
+    flat = cell_row[known] * np.int64(count) + where[known]
+    last = np.full(n * count, -1, np.int64)
+    last[flat] = known
+    kinds, numbers = np.zeros(n * count, np.uint8), np.full(n * count, np.nan)
+    filled = np.flatnonzero(last >= 0)
+    kinds[filled], numbers[filled] = kind[last[filled]], number[last[filled]]
+    standing = np.zeros(len(name), np.bool_)
+    standing[last[filled]] = True
+    kept = np.flatnonzero(standing[text_cell])
+    chosen = text_cell[kept]
+    texts = _split_texts(cell_row[chosen], where[chosen], text.take(pa.array(kept)))
+    return kinds.reshape(n, count), numbers.reshape(n, count), texts
+
+
+def _split_texts(row: Codes, subject: Ints, text: pa.Array) -> dict[int, Texts]:
+    """Text cells by subject, rows ascending."""
+    if not len(row):
+        return {}
+    order = np.lexsort((row, subject))
+    sizes = np.bincount(subject)
+    ends = np.cumsum(sizes)
+    ordered = text.take(pa.array(order))
+    rows = row[order].astype(np.int32)
+    return {
+        int(f): Texts(rows[ends[f] - sizes[f] : ends[f]], ordered.slice(int(ends[f] - sizes[f]), int(sizes[f])))
+        for f in np.flatnonzero(sizes)
+    }
+
+
+def _numbers(column: Floats) -> tuple[Bytes, Floats]:
+    kind = np.where(np.isnan(column), Kind.MISSING, np.where(np.isinf(column), Kind.INFINITE, Kind.NUMBER))
+    return kind.astype(np.uint8), column
+
+
+def _prediction(label: pa.Array, value: Floats) -> tuple[Bytes, Floats, Texts | None]:
+    """The predicted class where there is one, else the predicted number."""
+    kind, number = _numbers(value)
+    held = np.flatnonzero(label.is_valid().to_numpy(zero_copy_only=False))
+    if not len(held):
+        return kind, number, None
+    kind[held] = Kind.STRING
+    return kind, np.where(kind == Kind.STRING, np.nan, number), Texts(held.astype(np.int32), label.drop_null())
+
+
+def _flat(column: pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
