@@ -1,0 +1,154 @@
+"""What a version is judged by: a schema of bins, the profile of the baseline's rows on it, and its outcomes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import zstandard
+
+from stream_monitor.errors import InputError, StateError
+from stream_monitor.judge.verdicts import Subjects
+from stream_monitor.records import Floats
+from stream_monitor.summarize.profile import Profile, Schema, deviations, means, representatives
+from stream_monitor.summarize.protocol import MAIN
+from stream_monitor.summarize.rows import Rows
+
+MAGIC = b"SMBASE01"
+"""The first bytes of a built baseline file; the last two digits are its format."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a baseline's rows are read: what the configuration says of a model's features."""
+
+    most_categories: int = 200
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    ignore: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The frozen reference of one (model, version); version "" serves every version that lacks its own.
+
+    `representatives` (F, MAIN): mean of each main bin, NaN where it is empty. `outcomes`: by outcome name, the
+    stored form of an OutcomeProfile of the rows that carried their truth.
+    """
+
+    model: str
+    version: str
+    schema: Schema
+    profile: Profile
+    representatives: Floats
+    provisional: bool
+    created_us: int
+    source: str
+    outcomes: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """A hash of what the baseline says, not of when it was made."""
+        parts = (self.model, self.version, self.schema.id, self.profile.counts.tobytes().hex())
+        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
+
+    @property
+    def means(self) -> Floats:
+        return means(self.profile)
+
+    @property
+    def deviations(self) -> Floats:
+        return deviations(self.profile)
+
+    def subjects(self) -> Subjects:
+        """The subjects as the verdicts want them."""
+        keys = [s.key for s in self.schema.subjects]
+        numeric = np.array([s.is_numeric for s in self.schema.subjects], np.bool_)
+        return Subjects([k.name for k in keys], [k.kind for k in keys], numeric)
+
+    def serving(self, version: str) -> Baseline:
+        """The same baseline for a version that it serves."""
+        return replace(self, version=version)
+
+    def to_bytes(self) -> bytes:
+        """A self-describing file."""
+        head = {
+            "model": self.model,
+            "version": self.version,
+            "schema": self.schema.to_json(),
+            "provisional": self.provisional,
+            "created_us": self.created_us,
+            "source": self.source,
+        }
+        parts = [json.dumps(head).encode(), self.profile.to_bytes(), self.representatives.astype("<f8").tobytes()]
+        for name, body in self.outcomes.items():
+            parts += [name.encode(), body]
+        framed = b"".join(struct.pack("<I", len(part)) + part for part in parts)
+        return MAGIC + zstandard.ZstdCompressor(level=6).compress(framed)
+
+    @classmethod
+    def from_bytes(cls, body: bytes) -> Baseline:
+        """What `to_bytes` wrote; raises InputError for anything else."""
+        if not is_baseline_file(body):
+            raise InputError("not a baseline of this program's format")
+        try:
+            parts = _unframe(zstandard.decompress(body[len(MAGIC) :]))
+            head: dict[str, Any] = json.loads(parts[0])
+            schema = Schema.from_json(head.pop("schema"))
+            return cls(
+                schema=schema,
+                profile=Profile.from_bytes(schema, parts[1]),
+                representatives=np.frombuffer(parts[2], "<f8").reshape(len(schema), MAIN).copy(),
+                outcomes={k.decode(): v for k, v in zip(parts[3::2], parts[4::2], strict=True)},
+                **head,
+            )
+        except (zstandard.ZstdError, struct.error, ValueError, KeyError, TypeError, StateError) as error:
+            raise InputError(f"the baseline is damaged: {error}") from error
+
+
+def build(
+    rows: Rows,
+    *,
+    model: str,
+    version: str,
+    reading: Reading,
+    provisional: bool,
+    created_us: int,
+    source: str,
+    outcomes: Mapping[str, bytes] | None = None,
+) -> Baseline:
+    """Learn bins from rows and fold the rows on them. Raises InputError without rows."""
+    if not len(rows):
+        raise InputError(f"no usable rows for {model} {version or '(any version)'} in {source}")
+    schema = Schema.learn(rows, most_categories=reading.most_categories, kinds=reading.kinds, ignore=reading.ignore)
+    coded = schema.encode(rows)
+    return Baseline(
+        model=model,
+        version=version,
+        schema=schema,
+        profile=Profile.fold(schema, coded),
+        representatives=representatives(schema, coded),
+        provisional=provisional,
+        created_us=created_us,
+        source=source,
+        outcomes=dict(outcomes or {}),
+    )
+
+
+def is_baseline_file(first_bytes: bytes) -> bool:
+    """Whether a file begins like a built baseline."""
+    return first_bytes.startswith(MAGIC)
+
+
+def _unframe(raw: bytes) -> list[bytes]:
+    parts, at = [], 0
+    while at < len(raw):
+        (size,) = struct.unpack_from("<I", raw, at)
+        at += 4
+        parts.append(raw[at : at + size])
+        at += size
+    return parts
