@@ -305,7 +305,7 @@ def value_of_bin(key: int) -> float:
     shift = 52 - (_VALUE_BINS_PER_OCTAVE.bit_length() - 1)
     lower, upper = (abs(key) + offset) << shift, (abs(key) + offset + 1) << shift
     ends = np.array([lower, upper], dtype=np.int64).view(np.float64)
-    return float(np.sign(key) * ends.mean())
+    return float(np.sign(key) * (ends[0] / 2 + ends[1] / 2))
 
 
 def _log_bin(positive: Floats, per_octave: int) -> Ints:
