@@ -27,7 +27,8 @@ class Names:
         self.versions: list[ModelKey] = [ModelKey(*v) for v in body.get("versions", [])]
         self.segments: list[Segment] = [tuple((k, v) for k, v in s) for s in body.get("segments", [[]])]
         self.lines: list[LineKey] = [
-            LineKey(model, version, tuple((k, v) for k, v in segment)) for model, version, segment in body.get("lines", [])
+            LineKey(model, version, tuple((k, v) for k, v in segment))
+            for model, version, segment in body.get("lines", [])
         ]
         self._model_of = [self.models.index(v.model) for v in self.versions]
         self._version_numbers = {key: number for number, key in enumerate(self.versions)}

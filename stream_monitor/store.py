@@ -284,6 +284,11 @@ class Store:
         self._connection.execute(f"drop table if exists {shelf.table(block)}")
         self._blocks[shelf.name].discard(block)
 
+    def forget_line(self, shelf: Shelf, line: int) -> None:
+        """Delete the rows of one line; rare, so that the space they leave does not matter."""
+        for block in self._blocks[shelf.name]:
+            self._connection.execute(f"delete from {shelf.table(block)} where line = ?", [line])
+
     def relation(self, shelf: Shelf, since_us: int | None = None, until_us: int | None = None) -> str:
         """A FROM item that unites the shelf's tables which may hold rows of [since, until); empty ones included."""
         blocks = [
@@ -305,7 +310,7 @@ class Store:
         for name, table in tables.items():
             self._connection.register(name, table)
         try:
-            return self._connection.execute(sql, list(parameters)).to_arrow_table()
+            return self._connection.sql(sql, params=list(parameters) or None).to_arrow_table()
         finally:
             for name in tables:
                 self._connection.unregister(name)

@@ -112,8 +112,8 @@ class NumericBins:
 
 def tie_breaker(id_hi: Hashes, id_lo: Hashes, seed: str) -> Floats:
     """A number in [0, 1) for each id, independent between seeds: the finaliser of splitmix64."""
-    start = np.uint64(zlib.crc32(seed.encode()) + 1)
-    z = id_lo + id_hi * np.uint64(0x9E3779B97F4A7C15) + start * np.uint64(0xD1B54A32D192ED03)
+    start = np.uint64((zlib.crc32(seed.encode()) + 1) * 0xD1B54A32D192ED03 % 2**64)
+    z = id_lo + id_hi * np.uint64(0x9E3779B97F4A7C15) + start
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     z = z ^ (z >> np.uint64(31))

@@ -53,7 +53,12 @@ class Subject:
         return kind, number
 
     def to_json(self) -> dict[str, Any]:
-        return {"key": list(self.key), "value_kind": self.value_kind, "bins": self.bins.to_json(), "length": self.length}
+        return {
+            "key": list(self.key),
+            "value_kind": self.value_kind,
+            "bins": self.bins.to_json(),
+            "length": self.length,
+        }
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Subject:
@@ -85,7 +90,12 @@ class Schema:
 
     @classmethod
     def learn(
-        cls, rows: Rows, *, most_categories: int, kinds: Mapping[str, str] | None = None, ignore: frozenset[str] = frozenset()
+        cls,
+        rows: Rows,
+        *,
+        most_categories: int,
+        kinds: Mapping[str, str] | None = None,
+        ignore: frozenset[str] = frozenset(),
     ) -> Schema:
         """From baseline rows. `kinds`: what the configuration says of features; `ignore`: features left out."""
         configured = kinds or {}

@@ -178,7 +178,10 @@ def concat(chunks: Sequence[Rows]) -> Rows:
         subjects,
         kind,
         number,
-        {f: Texts(np.concatenate([t.row for t in ts]), pa.concat_arrays([t.text for t in ts])) for f, ts in held.items()},
+        {
+            f: Texts(np.concatenate([t.row for t in ts]), pa.concat_arrays([t.text for t in ts]))
+            for f, ts in held.items()
+        },
     )
 
 
@@ -221,8 +224,10 @@ def _scattered(
     count = len(present)
     column = np.full(int(present.max(initial=-1)) + 1 if count else 0, -1, np.int64)
     column[present] = np.arange(count)
-    where = np.where(name < len(column), column[np.minimum(name, max(len(column) - 1, 0))], -1) if count else np.full(
-        len(name), -1, np.int64
+    where = (
+        np.where(name < len(column), column[np.minimum(name, max(len(column) - 1, 0))], -1)
+        if count
+        else np.full(len(name), -1, np.int64)
     )
     known = np.flatnonzero(where >= 0)
     flat = cell_row[known] * np.int64(count) + where[known]

@@ -46,7 +46,9 @@ def _read(texts: pa.Array) -> tuple[np.ndarray[Any, Any], Floats]:
         return _read_slowly(texts)
     lengths = np.diff(split.offsets.to_numpy())
     starts = split.offsets.to_numpy()[:-1]
-    squares = np.add.reduceat(numbers**2, np.minimum(starts, max(len(numbers) - 1, 0))) if len(numbers) else starts * 0.0
+    squares = (
+        np.add.reduceat(numbers**2, np.minimum(starts, max(len(numbers) - 1, 0))) if len(numbers) else starts * 0.0
+    )
     return lengths.astype(np.int64), np.sqrt(np.where(lengths > 0, squares, np.nan))
 
 

@@ -1,0 +1,501 @@
+"""Model quality from joined labels: by prediction cohort, by arrival, and what the errors say of the concept.
+
+A cohort is restated whenever a label for it comes. What arrives is folded when its pane seals, in the order of
+(time, id), feeds the error detectors and is judged window by window.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from stream_monitor.config import duration_text
+from stream_monitor.judge.calibrate import Budget
+from stream_monitor.judge.detectors import DetectorBank
+from stream_monitor.judge.performance import (
+    error_moments,
+    error_shift,
+    metrics,
+    score_errors,
+    standardised_errors,
+)
+from stream_monitor.judge.verdicts import Span
+from stream_monitor.judge.wording import describe_errors
+from stream_monitor.records import (
+    MICROSECONDS,
+    Evidence,
+    Incident,
+    IncidentKind,
+    Ints,
+    Performance,
+    Score,
+)
+from stream_monitor.summarize.outcome import Joined, OutcomeProfile, Task, task_of
+from stream_monitor.truth import MET_SCHEMA, Met, from_ipc, to_ipc
+
+if TYPE_CHECKING:
+    from stream_monitor.engine import Engine
+    from stream_monitor.versions import Line
+
+log = logging.getLogger(__name__)
+
+LEARN_LABELS = 1_000
+"""Without truth in the baseline, errors are judged by the first 1,000 labelled predictions."""
+
+CACHED_COHORTS = 4_000
+"""Cohort profiles kept in memory; at most 32 kB each, most far less."""
+
+ONSET_WINDOWS = 2_000
+"""Cohorts looked through for the onset of a concept drift: three weeks of 15 minutes."""
+
+
+@dataclass(slots=True)
+class _Arrivals:
+    """What arrived of one outcome of one line in the windows under way, and what errors are judged by."""
+
+    task: Task
+    positive_label: str | None
+    open: dict[int, tuple[int, OutcomeProfile]]  # window seconds -> start, profile
+    reference: OutcomeProfile | None
+    learnt: OutcomeProfile
+    detectors: DetectorBank
+    first_us: int | None = None  # the range of prediction times that arrived in the windows under way
+    last_us: int | None = None
+
+    def to_bytes(self) -> bytes:
+        body = {
+            "task": str(self.task),
+            "positive_label": self.positive_label,
+            "open": {str(s): [start, p.to_bytes().hex()] for s, (start, p) in self.open.items()},
+            "reference": None if self.reference is None else self.reference.to_bytes().hex(),
+            "learnt": self.learnt.to_bytes().hex(),
+            "detectors": self.detectors.to_bytes().hex(),
+            "range": [self.first_us, self.last_us],
+        }
+        return json.dumps(body).encode()
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> _Arrivals:
+        body: dict[str, Any] = json.loads(raw)
+        reference = body["reference"]
+        return cls(
+            Task(body["task"]),
+            body["positive_label"],
+            {int(s): (start, OutcomeProfile.from_bytes(bytes.fromhex(p))) for s, (start, p) in body["open"].items()},
+            None if reference is None else OutcomeProfile.from_bytes(bytes.fromhex(reference)),
+            OutcomeProfile.from_bytes(bytes.fromhex(body["learnt"])),
+            DetectorBank.from_bytes(bytes.fromhex(body["detectors"])),
+            *body["range"],
+        )
+
+
+CohortKey = tuple[int, int, int, int]  # line, outcome, window seconds, start_us
+
+
+class Outcomes:
+    """All outcomes of all lines."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._waiting: list[pa.Table] = []
+        self._arrivals: dict[tuple[int, int], _Arrivals] = {}
+        self._cohorts: dict[CohortKey, OutcomeProfile] = {}
+        self._made: dict[tuple[int, int, int], int] = {}  # (line, window seconds, start) -> predictions
+        self._dirty_cohorts: set[CohortKey] = set()
+        self._dirty_made: set[tuple[int, int, int]] = set()
+        self._dirty_arrivals: set[tuple[int, int]] = set()
+        self._closed: dict[str, bytes] = {}
+
+    @classmethod
+    def load(cls, engine: Engine) -> Outcomes:
+        """What the state file holds."""
+        outcomes = cls(engine)
+        store = engine.store
+        waiting = store.state("truth", "joined")
+        if waiting is not None:
+            outcomes._waiting.append(from_ipc(waiting))
+        for key, body in store.states("arrivals").items():
+            line, outcome = key.split("/")
+            outcomes._arrivals[(int(line), int(outcome))] = _Arrivals.from_bytes(body)
+        return outcomes
+
+    # -- predictions made ------------------------------------------------------------------------
+
+    def note_predictions(self, version: int, segment: Ints, time_us: Ints) -> None:
+        """Count predictions by line and window: what coverage is a share of."""
+        for line, row in self._lines(version, segment):
+            for seconds in self.engine.config.windows:
+                span = seconds * MICROSECONDS
+                starts, counts = np.unique(time_us[row] // span * span, return_counts=True)
+                for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
+                    key = (line.number, seconds, start)
+                    self._made[key] = self.made(*key) + count
+                    self._dirty_made.add(key)
+
+    def made(self, line: int, seconds: int, start_us: int) -> int:
+        """Predictions made in a window."""
+        held = self._made.get((line, seconds, start_us))
+        if held is None:
+            body = self.engine.store.state("made", f"{line}/{seconds}/{start_us}")
+            held = 0 if body is None else int.from_bytes(body, "big")
+            self._made[(line, seconds, start_us)] = held
+        return held
+
+    def _lines(self, version: int, segment: Ints) -> Iterable[tuple[Line, Ints]]:
+        """The lines of a version that rows belong to, by the number of their segment, with the rows."""
+        owner = self.engine.versions[version]
+        yield owner.whole(), np.arange(len(segment))
+        pairs: dict[tuple[tuple[str, str], ...], list[Ints]] = defaultdict(list)
+        for code in np.unique(segment).tolist():
+            for pair in self.engine.names.segments[code]:
+                if (pair,) in owner.lines:
+                    pairs[(pair,)].append(np.flatnonzero(segment == code))
+        for key, rows in sorted(pairs.items()):
+            yield owner.lines[key], np.sort(np.concatenate(rows))
+
+    # -- joined truths ---------------------------------------------------------------------------
+
+    def take(self, met: Met) -> None:
+        """Restate the cohorts, and let what is new wait for its pane."""
+        for table, sign in ((met.new, 1), (met.removed, -1), (met.replaced, 1)):
+            for version, outcome, rows in _groups(table):
+                self._restate(version, outcome, rows, sign)
+        if len(met.new):
+            floor = self.engine.joined_sealed_us
+            rows = met.new
+            if floor is not None:
+                # Only a partition that fell idle and came back can bring one from before what is sealed.
+                joined = np.maximum(rows["joined_us"].to_numpy(), floor)
+                rows = rows.set_column(rows.schema.get_field_index("joined_us"), "joined_us", pa.array(joined))
+            self._waiting.append(rows.cast(MET_SCHEMA))
+
+    def _restate(self, version: int, outcome: int, rows: pa.Table, sign: int) -> None:
+        task, positive = self._task(version, outcome, rows)
+        joined = _joined(rows, task)
+        time_us = rows["time_us"].to_numpy()
+        for line, row in self._lines(version, rows["segment"].to_numpy()):
+            for seconds in self.engine.config.windows:
+                span = seconds * MICROSECONDS
+                start = time_us[row] // span * span
+                for one in np.unique(start).tolist():
+                    key = (line.number, outcome, seconds, one)
+                    profile = self.cohort(key) or OutcomeProfile(task, positive)
+                    part = _part(joined, row[start == one])
+                    profile.add(part) if sign > 0 else profile.remove(part)
+                    self._cohorts[key] = profile
+                    self._dirty_cohorts.add(key)
+
+    def cohort(self, key: CohortKey) -> OutcomeProfile | None:
+        """The profile of a cohort, None where no truth has come for it."""
+        held = self._cohorts.get(key)
+        if held is None:
+            body = self.engine.store.state("cohort", "/".join(map(str, key)))
+            held = None if body is None else OutcomeProfile.from_bytes(body)
+            if held is not None:
+                self._cohorts[key] = held
+        return held
+
+    def _task(self, version: int, outcome: int, rows: pa.Table) -> tuple[Task, str | None]:
+        """What kind of outcome it is: as configured, else as its first rows show; settled once."""
+        held = self._arrivals.get((self.engine.versions[version].whole().number, outcome))
+        if held is not None:
+            return held.task, held.positive_label
+        model = self.engine.config.model(self.engine.names.versions[version].model)
+        numeric = np.isfinite(rows["value"].to_numpy()) & np.isfinite(rows["number"].to_numpy())
+        task = task_of(model.task, is_numeric=bool(2 * numeric.sum() > len(rows)))
+        for line in self.engine.versions[version].lines.values():
+            self._arrivals.setdefault(
+                (line.number, outcome), self._new_arrivals(line, outcome, task, model.positive_label)
+            )
+        return task, model.positive_label
+
+    def _new_arrivals(self, line: Line, outcome: int, task: Task, positive: str | None) -> _Arrivals:
+        empty = OutcomeProfile(task, positive)
+        return _Arrivals(task, positive, {}, self._reference(line, outcome, task), empty, DetectorBank(1))
+
+    def _reference(self, line: Line, outcome: int, task: Task) -> OutcomeProfile | None:
+        """The baseline's own outcome, where its rows carried their truth."""
+        body = None if line.baseline is None else line.baseline.outcomes.get(self.engine.names.outcomes[outcome])
+        profile = None if body is None else OutcomeProfile.from_bytes(body)
+        return profile if profile is not None and profile.task == task and profile.rows else None
+
+    # -- arrival ---------------------------------------------------------------------------------
+
+    def seal(self, until_us: int) -> list[Incident]:
+        """Fold what arrived before a time, in order, and judge the windows that end by it."""
+        changed: dict[str, Incident] = {}
+        rows = pa.concat_tables(self._waiting) if self._waiting else MET_SCHEMA.empty_table()
+        ready = rows["joined_us"].to_numpy() < until_us
+        self._waiting = [rows.filter(pa.array(~ready))]
+        ordered = rows.filter(pa.array(ready)).sort_by(
+            [("joined_us", "ascending"), ("id_hi", "ascending"), ("id_lo", "ascending"), ("version", "ascending")]
+        )
+        touched: set[tuple[int, int]] = set()
+        for version, outcome, part in _groups(ordered):
+            self._task(version, outcome, part)
+            for line, row in self._lines(version, part["segment"].to_numpy()):
+                self._arrive(line, outcome, part.take(pa.array(row)), until_us, changed)
+                touched.add((line.number, outcome))
+        for key in sorted(set(self._arrivals) - touched):
+            if self._arrivals[key].open:
+                self._close(self._line(key[0]), key[1], until_us, changed)
+        return list(changed.values())
+
+    def _line(self, number: int) -> Line:
+        key = self.engine.names.lines[number]
+        version = self.engine.names.version_index(type(self.engine.names.versions[0])(key.model, key.version))
+        assert version is not None
+        return self.engine.versions[version].lines[key.segment]
+
+    def _arrive(self, line: Line, outcome: int, rows: pa.Table, until_us: int, changed: dict[str, Incident]) -> None:
+        held = self._arrivals.get((line.number, outcome))
+        if held is None:
+            whole = self._arrivals[(self.engine.versions[self._version_of(line)].whole().number, outcome)]
+            held = self._new_arrivals(line, outcome, whole.task, whole.positive_label)
+            self._arrivals[(line.number, outcome)] = held
+        self._dirty_arrivals.add((line.number, outcome))
+        joined, time_us = _joined(rows, held.task), rows["joined_us"].to_numpy()
+        made_us = rows["time_us"].to_numpy()
+        spans = [s * MICROSECONDS for s in self.engine.config.windows]
+        ends = np.unique(np.concatenate([time_us // s * s + s for s in spans]))
+        cuts = np.searchsorted(time_us, ends, "left")
+        start = 0
+        for end_us, stop in zip(ends.tolist(), cuts.tolist(), strict=True):
+            if stop > start:
+                self._close(line, outcome, int(time_us[start]), changed)
+                self._fold(line, held, _part(joined, np.arange(start, stop)), time_us[start:stop], changed)
+                low, high = int(made_us[start:stop].min()), int(made_us[start:stop].max())
+                held.first_us = low if held.first_us is None else min(held.first_us, low)
+                held.last_us = high if held.last_us is None else max(held.last_us, high)
+                start = stop
+            if end_us <= until_us:
+                self._close(line, outcome, end_us, changed)
+        self._close(line, outcome, until_us, changed)
+
+    def _version_of(self, line: Line) -> int:
+        index = self.engine.names.version_index(type(self.engine.names.versions[0])(line.key.model, line.key.version))
+        assert index is not None
+        return index
+
+    def _fold(self, line: Line, held: _Arrivals, joined: Joined, time_us: Ints, changed: dict[str, Incident]) -> None:
+        """Rows that cross no window's end."""
+        for seconds in self.engine.config.windows:
+            span = seconds * MICROSECONDS
+            if seconds not in held.open:
+                held.open[seconds] = (int(time_us[0]) // span * span, OutcomeProfile(held.task, held.positive_label))
+            held.open[seconds][1].add(joined)
+        if not line.is_whole:
+            return
+        if held.reference is None:
+            wanted = LEARN_LABELS - held.learnt.rows - held.learnt.unusable
+            held.learnt.add(_part(joined, np.arange(min(wanted, len(joined)))))
+            if held.learnt.rows + held.learnt.unusable >= LEARN_LABELS:
+                held.reference = held.learnt
+            rest = np.arange(min(wanted, len(joined)), len(joined))
+            joined, time_us = _part(joined, rest), time_us[rest]
+        if held.reference is not None and held.reference.rows and len(joined):
+            self._detect(line, held, joined, time_us, changed)
+
+    def _detect(self, line: Line, held: _Arrivals, joined: Joined, time_us: Ints, changed: dict[str, Incident]) -> None:
+        assert held.reference is not None
+        errors = standardised_errors(joined, held.reference)
+        name = "mean_absolute_error" if held.task is Task.REGRESSION else "error_rate"
+        for change in held.detectors.update(errors[:, None], time_us):
+            self.engine.count("detector_changes", 1, model=line.key.model, version=line.key.version,
+                              feature=name, detector=change.detector)  # fmt: skip
+            evidence = Evidence(name, "metric", change.detector, float("nan"), float("nan"), 0.0, held.learnt.rows,
+                                held.reference.rows, f"{change.detector} saw the errors move")  # fmt: skip
+            onset = held.first_us if held.first_us is not None else change.time_us
+            for incident in line.book.note(
+                IncidentKind.CONCEPT_DRIFT, evidence, now_us=change.time_us, onset_us=min(onset, change.time_us)
+            ):
+                changed[incident.id] = incident
+
+    def _close(self, line: Line, outcome: int, until_us: int, changed: dict[str, Incident]) -> None:
+        """Close the windows that end by a time and judge their errors."""
+        held = self._arrivals[(line.number, outcome)]
+        over = [s for s, (start, _) in held.open.items() if start + s * MICROSECONDS <= until_us]
+        for seconds in sorted(over, key=lambda s: (held.open[s][0] + s * MICROSECONDS, s)):
+            start, profile = held.open.pop(seconds)
+            self._dirty_arrivals.add((line.number, outcome))
+            self._closed[f"{line.number}/{outcome}/{seconds}/{start}"] = profile.to_bytes()
+            if line.is_whole and held.reference is not None and held.reference is not profile:
+                self._judge(line, outcome, held, seconds, start, profile, changed)
+        if over and not held.open:
+            held.first_us = held.last_us = None
+
+    def _judge(
+        self,
+        line: Line,
+        outcome: int,
+        held: _Arrivals,
+        seconds: int,
+        start_us: int,
+        profile: OutcomeProfile,
+        changed: dict[str, Incident],
+    ) -> None:
+        assert held.reference is not None
+        config = self.engine.config
+        alpha = Budget.parse(config.drift.false_alarms).label_alpha(
+            window_seconds=seconds,
+            windows=len(config.windows),
+            tests=max(len(self.engine.names.outcomes), 1),
+            rows=profile.rows,
+        )
+        shift = error_shift(held.reference, profile, alpha=alpha, minimum_effect=config.drift.minimum_effect)
+        end_us = start_us + seconds * MICROSECONDS
+        span = Span(line.key, duration_text(seconds), start_us, end_us)
+        score = score_errors(span, shift, outcome=self.engine.names.outcomes[outcome])
+        line.keep(score)
+        incidents = line.book.observe(
+            [score],
+            now_us=end_us,
+            onset_of=lambda s: self._onset(line, outcome, held, profile, s),
+            describe=describe_errors,
+        )
+        changed.update({incident.id: incident for incident in incidents})
+
+    def _onset(self, line: Line, outcome: int, held: _Arrivals, profile: OutcomeProfile, score: Score) -> int:
+        """When, in prediction time, the errors began to be those of the window that showed them."""
+        assert held.reference is not None
+        seconds = min(self.engine.config.windows)
+        span = seconds * MICROSECONDS
+        last = (held.last_us if held.last_us is not None else score.window_end_us) // span * span
+        first = (held.first_us if held.first_us is not None else score.window_start_us) // span * span
+        first = max(first - (last - first) - span, last - ONSET_WINDOWS * span)
+        middle = (error_moments(held.reference)[0] + error_moments(profile)[0]) / 2
+        starts, gains = [], []
+        for start in range(first, last + span, span):
+            cohort = self.cohort((line.number, outcome, seconds, start))
+            if cohort is not None and cohort.rows:
+                starts.append(start)
+                gains.append(cohort.rows * (error_moments(cohort)[0] - middle))
+        if not starts:
+            return score.window_start_us
+        return starts[int(np.argmax(np.cumsum(gains[::-1])[::-1]))]
+
+    def finish(self) -> list[Incident]:
+        """The files are read: close every window with what it has."""
+        changed: dict[str, Incident] = {}
+        self.seal_rest(changed)
+        for line, outcome in sorted(self._arrivals):
+            self._close(self._line(line), outcome, 2**62, changed)
+        return list(changed.values())
+
+    def seal_rest(self, changed: dict[str, Incident]) -> None:
+        """Fold what still waits, whatever its time."""
+        newest = [int(t["joined_us"].to_numpy().max()) for t in self._waiting if len(t)]
+        if newest:
+            changed.update({i.id: i for i in self.seal(max(newest) + 1)})
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def performance(self, key: CohortKey, basis: str, profile: OutcomeProfile) -> list[Performance]:
+        """The metrics of one window."""
+        line, outcome, seconds, start = key
+        made = self.made(line, seconds, start)
+        whole = self._arrivals.get((line, outcome))
+        reference = whole.reference if whole is not None else None
+        base = metrics(reference) if reference is not None else {}
+        return [
+            Performance(
+                line=self.engine.names.lines[line],
+                outcome=self.engine.names.outcomes[outcome],
+                basis=basis,
+                window=duration_text(seconds),
+                window_start_us=start,
+                window_end_us=start + seconds * MICROSECONDS,
+                metric=name,
+                value=metric.value,
+                lower=metric.lower,
+                upper=metric.upper,
+                samples=profile.rows,
+                coverage=min(profile.rows / made, 1.0) if made else float("nan"),
+                baseline_value=base[name].value if name in base else float("nan"),
+                best_constant=metric.best_constant,
+            )
+            for name, metric in metrics(profile).items()
+        ]
+
+    # -- the store -------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write what changed since the last checkpoint."""
+        store = self.engine.store
+        store.put_states("truth", {"joined": to_ipc(_together(self._waiting))})
+        store.put_states(
+            "cohort", {"/".join(map(str, key)): self._cohorts[key].to_bytes() for key in sorted(self._dirty_cohorts)}
+        )
+        store.put_states("arrival", self._closed)
+        store.put_states(
+            "made", {"/".join(map(str, k)): self._made[k].to_bytes(8, "big") for k in sorted(self._dirty_made)}
+        )
+        store.put_states(
+            "arrivals", {f"{a}/{b}": self._arrivals[(a, b)].to_bytes() for a, b in sorted(self._dirty_arrivals)}
+        )
+        self._dirty_cohorts, self._dirty_made, self._dirty_arrivals, self._closed = set(), set(), set(), {}
+        if len(self._cohorts) > CACHED_COHORTS:
+            self._cohorts = {}
+        if len(self._made) > CACHED_COHORTS:
+            self._made = {}
+
+
+def _together(tables: Sequence[pa.Table]) -> pa.Table:
+    return pa.concat_tables(tables).combine_chunks() if tables else MET_SCHEMA.empty_table()
+
+
+def _groups(table: pa.Table) -> Iterable[tuple[int, int, pa.Table]]:
+    """The rows of each (version, outcome), in order."""
+    if not len(table):
+        return
+    version, outcome = table["version"].to_numpy().astype(np.int64), table["outcome"].to_numpy().astype(np.int64)
+    for pair in np.unique(version * 65_536 + outcome).tolist():
+        mine = version * 65_536 + outcome == pair
+        yield pair // 65_536, pair % 65_536, table if mine.all() else table.filter(pa.array(mine))
+
+
+def _joined(rows: pa.Table, task: Task) -> Joined:
+    flat = rows.combine_chunks()
+    return Joined(
+        truth_label=_array(flat["label"]),
+        truth_number=flat["number"].to_numpy(),
+        label=_array(flat["predicted_label"]),
+        score=flat["score"].to_numpy(),
+        value=flat["value"].to_numpy(),
+        truth_probability=_truth_probability(flat) if task is Task.MULTICLASS else np.full(len(flat), np.nan),
+    )
+
+
+def _truth_probability(rows: pa.Table) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The probability each prediction gave its truth; label by label, since every event has its own object."""
+    out = np.full(len(rows), np.nan)
+    for i, (text, label) in enumerate(zip(rows["probabilities"].to_pylist(), rows["label"].to_pylist(), strict=True)):
+        if text is not None:
+            found = json.loads(text).get(label)
+            if isinstance(found, int | float):
+                out[i] = float(found)
+    return out
+
+
+def _part(joined: Joined, row: Ints) -> Joined:
+    index = pa.array(row)
+    return replace(
+        joined,
+        truth_label=joined.truth_label.take(index),
+        truth_number=joined.truth_number[row],
+        label=joined.label.take(index),
+        score=joined.score[row],
+        value=joined.value[row],
+        truth_probability=joined.truth_probability[row],
+    )
+
+
+def _array(column: pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

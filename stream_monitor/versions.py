@@ -1,0 +1,664 @@
+"""One model version at work: rows wait, panes seal, windows close, verdicts become incidents.
+
+A `Version` owns the baseline and the raw rows whose pane still stands open. Its `Line`s, the whole and one for
+each segment, hold the profile of every span that is under way. What is finished goes to the store.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from stream_monitor.config import duration_text
+from stream_monitor.judge import baseline as baselines
+from stream_monitor.judge.baseline import Baseline, Reading
+from stream_monitor.judge.calibrate import Budget
+from stream_monitor.judge.detectors import DetectorBank
+from stream_monitor.judge.incident import IncidentBook
+from stream_monitor.judge.onset import estimate_onset
+from stream_monitor.judge.verdicts import Span, score_window
+from stream_monitor.judge.wording import describe
+from stream_monitor.records import (
+    MICROSECONDS,
+    Evidence,
+    Floats,
+    Incident,
+    IncidentKind,
+    Inferences,
+    Ints,
+    LineKey,
+    ModelKey,
+    Score,
+)
+from stream_monitor.store import DAYS, FIVE_MINUTES, HOURS, PANES, SCORES, SKETCHES, Shelf
+from stream_monitor.summarize.profile import Coded, Profile, pane_bodies
+from stream_monitor.summarize.rows import Rows, concat
+from stream_monitor.summarize.sketches import Sketches
+
+if TYPE_CHECKING:
+    from stream_monitor.engine import Engine
+
+log = logging.getLogger(__name__)
+
+HOUR_US = 3_600 * MICROSECONDS
+LEVELS: Sequence[tuple[int, Shelf]] = ((86_400, DAYS), (3_600, HOURS), (300, FIVE_MINUTES))
+"""Spans every line compacts its panes to, the longest first, and where they are kept."""
+
+SKETCH_CHECKPOINTS = 30
+"""The sketch of an hour under way is written at every 30th checkpoint only: people miss a minute of it after a crash."""
+
+LATENCY = "latency"
+
+
+@dataclass(slots=True)
+class _Open:
+    """A span under way: its start and the profile so far."""
+
+    start_us: int
+    profile: Profile
+
+
+class Line:
+    """The profile of every span under way for one (model, version, segment), and its incidents."""
+
+    def __init__(self, engine: Engine, key: LineKey, baseline: Baseline | None) -> None:
+        self.engine = engine
+        self.key = key
+        self.number = engine.names.line_index(key)
+        self.baseline = baseline
+        self.book = IncidentBook(key, minimum_effect=engine.config.drift.minimum_effect)
+        self.detectors: DetectorBank | None = None
+        self.open: dict[int, _Open] = {}  # span seconds -> what is under way
+        self.latest: dict[int, list[Score]] = {}  # window seconds -> scores of the last window that closed
+        self._finished: dict[Shelf, list[tuple[int, int, bytes]]] = defaultdict(list)
+        self._scores: list[Score] = []
+        self._sketch: tuple[int, Sketches] | None = None
+        self._saves = 0
+        self.use(baseline)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether this is the whole model version, not a segment of it."""
+        return not self.key.segment
+
+    def use(self, baseline: Baseline | None) -> None:
+        """Judge by this baseline from now on; what was under way on another schema is let go."""
+        self.baseline = baseline
+        self.open = {}
+        self._sketch = None
+        self.detectors = None
+        self.book.baseline_id = None if baseline is None else baseline.id
+        if baseline is not None and self.is_whole:
+            self.detectors = DetectorBank(len(baseline.schema))
+
+    # -- folding ---------------------------------------------------------------------------------
+
+    def absorb(self, rows: Rows, coded: Coded, *, until_us: int) -> list[Incident]:
+        """Fold sealed rows, which are in order, and close every span that ends by `until_us`."""
+        assert self.baseline is not None
+        changed: dict[str, Incident] = {}
+        self._keep_panes(rows, coded)
+        ends = self._ends(rows.time_us, until_us)
+        cuts = np.searchsorted(rows.time_us, ends, "left")
+        start = 0
+        for end_us, stop in zip([*ends.tolist(), None], [*cuts.tolist(), len(rows)], strict=True):
+            if stop > start:
+                self._fold(rows, coded, start, stop, changed)
+                start = stop
+            if end_us is not None:
+                self._close_spans(end_us, changed)
+        self.flush()
+        return list(changed.values())
+
+    def _ends(self, time_us: Ints, until_us: int) -> Ints:
+        """The ends, ascending and at most `until_us`, of the spans these rows fall in or that are under way."""
+        spans = self.engine.spans
+        ends = [np.unique(time_us // (s * MICROSECONDS) + 1) * (s * MICROSECONDS) for s in spans]
+        ends.append(np.array([o.start_us + s * MICROSECONDS for s, o in self.open.items()], np.int64))
+        every = np.unique(np.concatenate(ends))
+        return every[every <= until_us]
+
+    def _keep_panes(self, rows: Rows, coded: Coded) -> None:
+        assert self.baseline is not None
+        if not len(rows):
+            return
+        pane = rows.time_us // self.engine.pane_us
+        starts = np.flatnonzero(np.diff(pane, prepend=pane[0] - 1))
+        bodies = pane_bodies(self.baseline.schema, coded, starts)
+        at = (pane[starts] * self.engine.pane_us).tolist()
+        self._finished[PANES] += [(time, n, body) for time, (n, body) in zip(at, bodies, strict=True)]
+
+    def _fold(self, rows: Rows, coded: Coded, start: int, stop: int, changed: dict[str, Incident]) -> None:
+        """Add rows [start, stop), which cross no span's end, to every span under way."""
+        assert self.baseline is not None
+        part = Coded(coded.code[start:stop], coded.number[start:stop])
+        profile = Profile.fold(self.baseline.schema, part)
+        first = int(rows.time_us[start])
+        for seconds in self.engine.spans:
+            held = self.open.get(seconds)
+            if held is None:
+                span_us = seconds * MICROSECONDS
+                self.open[seconds] = _Open(first // span_us * span_us, profile)
+            else:
+                held.profile = held.profile.merge(profile)
+        if self.is_whole:
+            self._sketch_rows(rows, part, start, stop)
+            self._detect(part.number, rows.time_us[start:stop], changed)
+
+    def _sketch_rows(self, rows: Rows, part: Coded, start: int, stop: int) -> None:
+        assert self.baseline is not None
+        hour = int(rows.time_us[start]) // HOUR_US * HOUR_US
+        if self._sketch is None or self._sketch[0] != hour:
+            self._sketch = (hour, Sketches())
+        schema = self.baseline.schema
+        unseen = schema.unseen(rows.take(np.arange(start, stop)), part.code) if (part.code == 261).any() else {}
+        self._sketch[1].update(part.number, unseen)
+
+    def _detect(self, number: Floats, time_us: Ints, changed: dict[str, Incident]) -> None:
+        assert self.baseline is not None
+        assert self.detectors is not None
+        spread = self.baseline.deviations
+        usable = np.isfinite(spread) & (spread > 0)
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            values = (number - self.baseline.means) / np.where(usable, spread, np.nan)
+        subjects = self.engine_subjects()
+        for change in self.detectors.update(values, time_us):
+            name, kind = subjects[change.subject]
+            self.engine.count("detector_changes", 1, model=self.key.model, version=self.key.version,
+                              feature=name, detector=change.detector)  # fmt: skip
+            evidence = Evidence(name, kind, change.detector, float("nan"), float("nan"), 0.0,
+                                int(self.open[self.engine.spans[0]].profile.rows), self.baseline.profile.rows,
+                                f"{change.detector} saw its mean move")  # fmt: skip
+            which = IncidentKind.PREDICTION_DRIFT if kind == "prediction" else IncidentKind.DATA_DRIFT
+            for incident in self.book.note(which, evidence, now_us=change.time_us, onset_us=change.time_us):
+                changed[incident.id] = incident
+
+    def engine_subjects(self) -> list[tuple[str, str]]:
+        """(name, kind) of every subject, in the order of the schema."""
+        assert self.baseline is not None
+        return [(s.key.name, s.key.kind) for s in self.baseline.schema.subjects]
+
+    # -- closing ---------------------------------------------------------------------------------
+
+    def _close_spans(self, end_us: int, changed: dict[str, Incident]) -> None:
+        """Close what ends at a time: levels go to the store, windows are judged."""
+        ending = [s for s, held in self.open.items() if held.start_us + s * MICROSECONDS == end_us]
+        scores: list[Score] = []
+        closed: dict[str, Profile] = {}
+        for seconds in sorted(ending):
+            held = self.open.pop(seconds)
+            self._shelve(seconds, held)
+            if seconds in self.engine.config.windows:
+                scores += self._judge(seconds, held, closed)
+        if not scores:
+            if ending:
+                self._merge_changes(self.book.advance(now_us=end_us), changed)
+            return
+        self._scores += scores
+        self._merge_changes(
+            self.book.observe(
+                scores,
+                now_us=end_us,
+                onset_of=lambda score: self._onset(score, closed),
+                describe=lambda score: self._describe(score, closed),
+            ),
+            changed,
+        )
+
+    def finish(self) -> list[Incident]:
+        """The files are read: close every span with what it has."""
+        changed: dict[str, Incident] = {}
+        for end_us in sorted({o.start_us + s * MICROSECONDS for s, o in self.open.items()}):
+            self._close_spans(end_us, changed)
+        self.flush()
+        return list(changed.values())
+
+    def _shelve(self, seconds: int, held: _Open) -> None:
+        for level, shelf in LEVELS:
+            if level == seconds:
+                self._finished[shelf].append((held.start_us, held.profile.rows, held.profile.to_bytes()))
+        if seconds == 3_600 and self._sketch is not None and self._sketch[0] == held.start_us:
+            self._finished[SKETCHES].append((held.start_us, held.profile.rows, self._sketch[1].to_bytes()))
+            self._sketch = None
+
+    @staticmethod
+    def _merge_changes(incidents: Sequence[Incident], changed: dict[str, Incident]) -> None:
+        changed.update({incident.id: incident for incident in incidents})
+
+    def _judge(self, seconds: int, held: _Open, closed: dict[str, Profile]) -> list[Score]:
+        window = duration_text(seconds)
+        closed[window] = held.profile
+        scores = self.scores_of(held.profile, seconds, held.start_us, held.start_us + seconds * MICROSECONDS)
+        self.latest[seconds] = scores
+        return scores
+
+    def scores_of(self, profile: Profile, seconds: int, start_us: int, end_us: int) -> list[Score]:
+        """Compare a window's profile with the baseline."""
+        assert self.baseline is not None
+        subjects = self.baseline.subjects()
+        config = self.engine.config
+        budget = Budget.parse(config.drift.false_alarms)
+        lines = 1 + (config.limits.segments if config.model(self.key.model).segments else 0)
+        alpha = budget.alpha(
+            window_seconds=seconds, windows=len(config.windows), tests=subjects.tests * lines, rows=profile.rows
+        )
+        return score_window(
+            Span(self.key, duration_text(seconds), start_us, end_us),
+            subjects,
+            baseline_counts=self.baseline.profile.counts,
+            window_counts=profile.counts,
+            representatives=self.baseline.representatives,
+            baseline_sd=self.baseline.deviations,
+            alpha=alpha,
+            minimum_effect=config.drift.minimum_effect,
+        )
+
+    def _subject_index(self, score: Score) -> int:
+        return self.engine_subjects().index((score.subject, score.subject_kind))
+
+    def _onset(self, score: Score, closed: dict[str, Profile]) -> int:
+        """When the change a window shows began: looked for in the window and in the one before it."""
+        assert self.baseline is not None
+        self.flush()
+        f = self._subject_index(score)
+        length = score.window_end_us - score.window_start_us
+        since, until = score.window_start_us - length, score.window_end_us
+        for shelf in _shelves_for(length):
+            found = self.engine.store.profiles(shelf, self.number, since, until)
+            if len(found) > 1:
+                slices = np.stack([self._profile(body).counts[f] for _, body in found])
+                return estimate_onset(
+                    slices,
+                    np.array([start for start, _ in found]),
+                    baseline=self.baseline.profile.counts[f],
+                    window=closed[score.window].counts[f],
+                )
+        return score.window_start_us
+
+    def _describe(self, score: Score, closed: dict[str, Profile]) -> str:
+        assert self.baseline is not None
+        f = self._subject_index(score)
+        subject = self.baseline.schema.subjects[f]
+        return describe(
+            score,
+            baseline=self.baseline.profile.counts[f],
+            window=closed[score.window].counts[f],
+            representatives=self.baseline.representatives[f] if subject.is_numeric else None,
+            categories=getattr(subject.bins, "values", ()),
+        )
+
+    def keep(self, score: Score) -> None:
+        """Take a score of joined labels into the history."""
+        self._scores.append(score)
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def _profile(self, body: bytes) -> Profile:
+        assert self.baseline is not None
+        return Profile.from_bytes(self.baseline.schema, body)
+
+    def total(self, start_us: int, end_us: int) -> Profile:
+        """The profile of sealed panes in [start, end): days, hours and five minutes where they are complete."""
+        assert self.baseline is not None
+        self.flush()
+        total = Profile.empty(self.baseline.schema)
+        for shelf, since, until in _cover(start_us, end_us, self.engine.levels):
+            for _, body in self.engine.store.profiles(shelf, self.number, since, until):
+                total = total.merge(self._profile(body))
+        return total
+
+    # -- the store -------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Put finished profiles and scores on their shelves."""
+        for shelf, finished in self._finished.items():
+            if finished:
+                start = np.array([f[0] for f in finished], np.int64)
+                table = pa.table(
+                    {
+                        "line": pa.array(np.full(len(finished), self.number, np.int32)),
+                        "start_us": start,
+                        "rows": [f[1] for f in finished],
+                        "body": pa.array([f[2] for f in finished], pa.binary()),
+                    }
+                )
+                self.engine.store.append(shelf, table, start)
+        self._finished.clear()
+        if self._scores:
+            self._flush_scores()
+
+    def _flush_scores(self) -> None:
+        scores, self._scores = self._scores, []
+        start = np.array([s.window_start_us for s in scores], np.int64)
+        table = pa.table(
+            {
+                "line": pa.array(np.full(len(scores), self.number, np.int32)),
+                "window_seconds": pa.array(
+                    [(s.window_end_us - s.window_start_us) // MICROSECONDS for s in scores], pa.int32()
+                ),
+                "start_us": start,
+                **{
+                    name: [getattr(s, name) for s in scores]
+                    for name in ("reference", "subject", "subject_kind", "statistic", "value", "expected", "threshold",
+                                 "effect", "samples", "baseline_samples")
+                },
+                "verdict": [str(s.verdict) for s in scores],
+            }
+        )  # fmt: skip
+        self.engine.store.append(SCORES, table, start)
+
+    def save(self, *, final: bool = False) -> dict[str, bytes]:
+        """The states to upsert."""
+        self.flush()
+        self._saves += 1
+        states = {f"{self.number}/book": json.dumps(self.book.to_json()).encode()}
+        if self.detectors is not None:
+            states[f"{self.number}/detectors"] = self.detectors.to_bytes()
+        if self._sketch is not None and (final or self._saves % SKETCH_CHECKPOINTS == 0):
+            states[f"{self.number}/sketch"] = (
+                self._sketch[0].to_bytes(8, "big", signed=True) + self._sketch[1].to_bytes()
+            )
+        return states
+
+    def resume(self, states: dict[str, bytes], sealed_us: int | None) -> None:
+        """Take up what `save` wrote; spans under way are summed from the sealed panes."""
+        if f"{self.number}/book" in states:
+            self.book = IncidentBook.from_json(json.loads(states[f"{self.number}/book"]))
+        if self.baseline is None or sealed_us is None:
+            return
+        if self.detectors is not None and f"{self.number}/detectors" in states:
+            self.detectors = DetectorBank.from_bytes(states[f"{self.number}/detectors"])
+        sketch = states.get(f"{self.number}/sketch")
+        if sketch is not None:
+            hour = int.from_bytes(sketch[:8], "big", signed=True)
+            if hour == sealed_us // HOUR_US * HOUR_US:
+                self._sketch = (hour, Sketches.from_bytes(sketch[8:]))
+        for seconds in self.engine.spans:
+            span_us = seconds * MICROSECONDS
+            start = sealed_us // span_us * span_us
+            profile = self.total(start, sealed_us)
+            if profile.rows:
+                self.open[seconds] = _Open(start, profile)
+
+
+class Version:
+    """One (model, version): its baseline, its lines and the rows whose panes stand open."""
+
+    def __init__(self, engine: Engine, index: int) -> None:
+        self.engine = engine
+        self.index = index
+        self.key: ModelKey = engine.names.versions[index]
+        self.model = engine.config.model(self.key.model)
+        self.baseline: Baseline | None = None
+        self.first_us: int | None = None
+        self.newest_us: int | None = None
+        self.extra: dict[str, int] = defaultdict(int)  # features the baseline does not have -> rows that carry them
+        self.lines: dict[tuple[tuple[str, str], ...], Line] = {}
+        self._open: list[Rows] = []
+        self._unsaved: list[Rows] = []
+        self._slots: dict[int, int] = {}  # slot of saved rows -> the newest time in it
+        self._learning: list[Rows] = []
+        self._learning_saved = 0
+
+    @classmethod
+    def create(cls, index: int, engine: Engine) -> Version:
+        """A version that was not seen before, with the baseline that was given for it, if any."""
+        version = cls(engine, index)
+        given = engine.given.get(version.key) or engine.given.get(ModelKey(version.key.model, ""))
+        if given is not None:
+            version.promote(given.serving(version.key.version), now_us=None)
+        version.whole()
+        return version
+
+    @classmethod
+    def load(cls, index: int, engine: Engine) -> Version:
+        """A version as the state file holds it."""
+        version = cls(engine, index)
+        store = engine.store
+        body = store.state("baseline", str(index))
+        if body is not None:
+            version.baseline = Baseline.from_bytes(body)
+        states = store.states("line")
+        for key in engine.names.lines:
+            if (key.model, key.version) == version.key:
+                line = Line(engine, key, version.baseline)
+                version.lines[key.segment] = line
+                line.resume(states, engine.sealed_us)
+        saved = json.loads(store.state("version", str(index)) or b"{}")
+        version.first_us, version.newest_us = saved.get("first_us"), saved.get("newest_us")
+        version.extra.update(saved.get("extra", {}))
+        version._load_rows()
+        return version
+
+    def _load_rows(self) -> None:
+        floor = self.engine.sealed_us
+        for key, body in self.engine.store.states(f"rows/{self.index}").items():
+            rows = Rows.from_bytes(body)
+            kept = rows if floor is None else rows.take(np.flatnonzero(rows.time_us >= floor))
+            self._slots[int(key)] = int(rows.time_us.max())
+            if len(kept):
+                self._open.append(kept)
+        if self.baseline is None:
+            learning = self.engine.store.states(f"learning/{self.index}")
+            self._learning = [Rows.from_bytes(learning[key]) for key in sorted(learning, key=int)]
+            self._learning_saved = len(self._learning)
+
+    def whole(self) -> Line:
+        """The line of the whole version."""
+        return self._line(())
+
+    def _line(self, segment: tuple[tuple[str, str], ...]) -> Line:
+        line = self.lines.get(segment)
+        if line is None:
+            line = self.lines[segment] = Line(self.engine, LineKey(*self.key, segment), self.baseline)
+        return line
+
+    @property
+    def reading(self) -> Reading:
+        """How baseline rows of this model are read."""
+        return reading_of(self.engine, self.key.model)
+
+    # -- rows ------------------------------------------------------------------------------------
+
+    def note_events(self, time_us: Ints) -> None:
+        """The first and newest event time of accepted events."""
+        low, high = int(time_us.min()), int(time_us.max())
+        self.first_us = low if self.first_us is None else min(self.first_us, low)
+        self.newest_us = high if self.newest_us is None else max(self.newest_us, high)
+
+    def add(self, columns: Inferences, row: Ints) -> None:
+        """Rows on time, of this version."""
+        segment = self.engine.names.segment_codes(columns.segment.take(pa.array(row)), self.model.segments)
+        rows = Rows.of(columns, row, segment=segment, most_features=self.engine.config.limits.features)
+        self._open.append(rows)
+        self._unsaved.append(rows)
+
+    def open_rows(self) -> int:
+        """Rows that wait for their pane to seal."""
+        return sum(len(rows) for rows in self._open)
+
+    def seal(self, until_us: int) -> list[Incident]:
+        """Fold every waiting row before `until_us`, in the order of (time, id)."""
+        ready, waiting = [], []
+        for rows in self._open:
+            before = rows.time_us < until_us
+            if before.all():
+                ready.append(rows)
+            elif before.any():
+                ready.append(rows.take(np.flatnonzero(before)))
+                waiting.append(rows.take(np.flatnonzero(~before)))
+            else:
+                waiting.append(rows)
+        self._open = waiting
+        block = concat(ready).sorted() if ready else None
+        if self.baseline is None:
+            return self._learn(block, until_us) if block is not None else []
+        return self._absorb(block, until_us)
+
+    def _absorb(self, block: Rows | None, until_us: int) -> list[Incident]:
+        assert self.baseline is not None
+        if block is None:
+            return [i for line in self.lines.values() if line.open for i in self._quiet(line, until_us)]
+        coded = self.baseline.schema.encode(block)
+        self._count_extra(block)
+        changed = self.whole().absorb(block, coded, until_us=until_us)
+        for segment, row in self._segment_rows(block).items():
+            part = Coded(coded.code[row], coded.number[row])
+            changed += self._line(segment).absorb(block.take(row), part, until_us=until_us)
+        return changed
+
+    def _quiet(self, line: Line, until_us: int) -> list[Incident]:
+        """No new rows for a line: only time passes."""
+        assert self.baseline is not None
+        nothing = Rows(*(np.zeros(0, t) for t in (np.int64, np.uint64, np.uint64, np.int32)), (), np.zeros((0, 0), np.uint8),
+                       np.zeros((0, 0)), {})  # fmt: skip
+        coded = Coded(np.zeros((0, len(self.baseline.schema)), np.uint16), np.zeros((0, len(self.baseline.schema))))
+        return line.absorb(nothing, coded, until_us=until_us)
+
+    def _segment_rows(self, block: Rows) -> dict[tuple[tuple[str, str], ...], Ints]:
+        """The rows of every segment: one for each configured key and value, within the limit."""
+        if not self.model.segments:
+            return {}
+        chosen: dict[tuple[tuple[str, str], ...], list[Ints]] = defaultdict(list)
+        for code in np.unique(block.segment).tolist():
+            row = np.flatnonzero(block.segment == code)
+            for pair in self.engine.names.segments[code]:
+                if (pair,) in self.lines or len(self.lines) <= self.engine.config.limits.segments:
+                    self._line((pair,))
+                    chosen[(pair,)].append(row)
+        return {segment: np.sort(np.concatenate(rows)) for segment, rows in sorted(chosen.items())}
+
+    def _count_extra(self, block: Rows) -> None:
+        assert self.baseline is not None
+        known = {s.key for s in self.baseline.schema.subjects}
+        for column, key in enumerate(block.subjects):
+            if key not in known and key.kind == "feature" and key.name not in self.reading.ignore:
+                present = int((block.kind[:, column] != 0).sum())
+                if present and (key.name in self.extra or len(self.extra) < self.engine.config.limits.features):
+                    self.extra[key.name] += present
+
+    # -- baselines -------------------------------------------------------------------------------
+
+    def _learn(self, block: Rows, until_us: int) -> list[Incident]:
+        """Collect the first rows of a version that has no baseline, and judge the rest by what they taught."""
+        book = self.whole().book
+        wanted = self.engine.config.drift.learn_from
+        first = int(block.time_us[0])
+        evidence = Evidence(self.key.version, "version", "baseline", 0.0, 0.0, 0.0, 0, 0,
+                            f"learning one from its first {wanted} events")  # fmt: skip
+        changed = book.hold(IncidentKind.BASELINE_MISSING, evidence, now_us=first, onset_us=first)
+        self._learning.append(block)
+        if sum(len(rows) for rows in self._learning) < wanted:
+            return changed
+        rows = concat(self._learning)
+        taught, rest = rows.take(np.arange(wanted)), rows.take(np.arange(wanted, len(rows)))
+        until = int(taught.time_us[-1])
+        learnt = baselines.build(
+            taught,
+            model=self.key.model,
+            version=self.key.version,
+            reading=self.reading,
+            provisional=True,
+            created_us=until,
+            source=f"its first {wanted} events",
+        )
+        changed += self.promote(learnt, now_us=until)
+        return changed + self._absorb(rest if len(rest) else None, until_us)
+
+    def promote(self, baseline: Baseline, *, now_us: int | None) -> list[Incident]:
+        """Judge by a baseline from now on; `now_us` closes the incidents it explains, None where there are none yet."""
+        self.baseline = baseline
+        self._learning = []
+        self.engine.store.put_states("baseline", {str(self.index): baseline.to_bytes()})
+        learning = list(self.engine.store.states(f"learning/{self.index}"))
+        self.engine.store.drop_states(f"learning/{self.index}", learning)
+        self._learning_saved = 0
+        self.extra.clear()
+        changed: list[Incident] = []
+        for line in self.lines.values():
+            if now_us is not None:
+                line.flush()
+                changed += line.book.close(now_us=now_us)
+                # Profiles on other bins do not add to those on these.
+                self.engine.forget_profiles(line.number)
+            line.use(baseline)
+        log.info(
+            "baseline_in_use",
+            extra={"model": self.key.model, "version": self.key.version, "baseline": baseline.id,
+                   "provisional": baseline.provisional},
+        )  # fmt: skip
+        return changed
+
+    def finish(self) -> list[Incident]:
+        """The files are read: close every window with what it has."""
+        return [incident for line in self.lines.values() if line.baseline for incident in line.finish()]
+
+    # -- the store -------------------------------------------------------------------------------
+
+    def save(self, *, final: bool = False) -> None:
+        """Write what changed since the last checkpoint."""
+        store = self.engine.store
+        self._save_rows()
+        lines: dict[str, bytes] = {}
+        for line in self.lines.values():
+            lines |= line.save(final=final)
+        store.put_states("line", lines)
+        body: dict[str, Any] = {"first_us": self.first_us, "newest_us": self.newest_us, "extra": self.extra}
+        store.put_states("version", {str(self.index): json.dumps(body).encode()})
+
+    def _save_rows(self) -> None:
+        """Rows that came since the last checkpoint and still wait, in a slot that is free."""
+        store, floor = self.engine.store, self.engine.sealed_us
+        if self._unsaved:
+            rows = concat(self._unsaved)
+            self._unsaved = []
+            if floor is not None:
+                rows = rows.take(np.flatnonzero(rows.time_us >= floor))
+            if len(rows):
+                free = [slot for slot, newest in self._slots.items() if floor is not None and newest < floor]
+                slot = min(free, default=len(self._slots))
+                self._slots[slot] = int(rows.time_us.max())
+                store.put_states(f"rows/{self.index}", {str(slot): rows.to_bytes()})
+        fresh = self._learning[self._learning_saved :]
+        if fresh:
+            merged = concat(fresh)
+            store.put_states(f"learning/{self.index}", {str(self._learning_saved): merged.to_bytes()})
+            self._learning[self._learning_saved :] = [merged]
+            self._learning_saved += 1
+
+
+def reading_of(engine: Engine, model: str) -> Reading:
+    """How baseline rows of a model are read, as the configuration says."""
+    features = engine.config.model(model).features
+    return Reading(
+        most_categories=engine.config.limits.categories,
+        kinds={name: f.kind for name, f in features.items() if f.kind is not None},
+        ignore=frozenset(name for name, f in features.items() if f.ignore),
+    )
+
+
+def _shelves_for(length_us: int) -> tuple[Shelf, ...]:
+    """Where the slices of a window are looked for, the finest that is affordable first."""
+    if length_us <= 2 * HOUR_US:
+        return PANES, FIVE_MINUTES, HOURS
+    return (FIVE_MINUTES, HOURS) if length_us <= 2 * 24 * HOUR_US else (HOURS, DAYS)
+
+
+def _cover(start_us: int, end_us: int, levels: Sequence[tuple[int, Shelf]]) -> list[tuple[Shelf, int, int]]:
+    """Cut [start, end) into runs of whole spans, the longest that fit in the middle, panes at the ends."""
+    if start_us >= end_us:
+        return []
+    for position, (seconds, shelf) in enumerate(levels):
+        span = seconds * MICROSECONDS
+        first, last = -(-start_us // span) * span, end_us // span * span
+        if first < last:
+            finer = levels[position + 1 :]
+            return [*_cover(start_us, first, finer), (shelf, first, last), *_cover(last, end_us, finer)]
+    return [(PANES, start_us, end_us)]
