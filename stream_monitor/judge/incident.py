@@ -16,7 +16,17 @@ from typing import Any
 
 from stream_monitor.judge.quality import is_broken
 from stream_monitor.judge.wording import summary_of
-from stream_monitor.records import MICROSECONDS, Evidence, Incident, IncidentKind, LineKey, Score, Severity, Verdict
+from stream_monitor.records import (
+    MICROSECONDS,
+    NO_TIME,
+    Evidence,
+    Incident,
+    IncidentKind,
+    LineKey,
+    Score,
+    Severity,
+    Verdict,
+)
 
 FORMAT = 1
 CALM_WINDOWS = 2  # one quiet window may be luck; a third would keep a mended 1 d window open for three days
@@ -108,7 +118,7 @@ class _Subject:
     window_us: int = 0  # the shortest window that raised it; 0: only a detector or a state did
     seen_until_us: int = 0  # the end of the last window that was counted
     calm: int = 0
-    noted_us: int = 0  # when a detector last spoke
+    noted_us: int = NO_TIME  # when a detector last spoke
     is_held: bool = False  # open until released, whatever the windows say
 
 
@@ -140,7 +150,7 @@ class IncidentBook:
     baseline_id: str | None = None
     quiet_seconds: int = QUIET_SECONDS
     _open: dict[str, _Open] = field(default_factory=dict)
-    _episodes: list[tuple[str, str, int]] = field(default_factory=list)  # group, subject, closed_us
+    _episodes: list[tuple[str, str, int]] = field(default_factory=list)  # group, subject, end in window time
     _features_total: int = 0
 
     @property
@@ -172,7 +182,7 @@ class IncidentBook:
             for group, by_subject in _by_subject(window).items():
                 self._take(group, by_subject, witness, at_us, changed)
             self._close_calm(changed, at_us)
-            self._forget(at_us)
+            self._forget(window[0].window_end_us)
         return list(changed.values())
 
     def note(self, kind: IncidentKind, evidence: Evidence, *, now_us: int, onset_us: int) -> list[Incident]:
@@ -365,8 +375,11 @@ class IncidentBook:
 
     def _shut(self, group: str, now_us: int) -> Incident:
         entry = self._open.pop(group)
-        ends = [subject.seen_until_us for subject in entry.subjects.values()]
-        self._episodes += [(group, name, max(now_us, *ends, 0)) for name in entry.subjects]
+        # An episode ends where its windows did, in their time: labels may arrive weeks after what they judge.
+        self._episodes += [
+            (group, name, subject.seen_until_us if subject.window_us else now_us)
+            for name, subject in entry.subjects.items()
+        ]
         closed = replace(entry.incident, closed_us=max(now_us, entry.incident.opened_us))
         return replace(closed, summary=summary_of(closed))
 
