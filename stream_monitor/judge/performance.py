@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import special
 
 from stream_monitor.judge import calibrate, distance
 from stream_monitor.judge.verdicts import Span
@@ -152,7 +153,8 @@ def _auc(profile: OutcomeProfile) -> Metric:
 
     Scores in one bin count as ties; the error is at most half the probability that a positive and a negative share a
     bin, and where both are smooth far below it: under 1e-3 for any score spread over a few octaves of
-    `outcome.score_bin`'s 128 bins. Interval: DeLong, DeLong and Clarke-Pearson 1988, on the logit.
+    `outcome.score_bin`'s 128 bins. Interval: DeLong, DeLong and Clarke-Pearson 1988, on the logit; Wilson's over the
+    rarer class where there is no spread to estimate.
     """
     keys = sorted({key for _, key in profile.scores})
     positive = np.array([profile.scores[(1, key)] for key in keys], dtype=np.float64)
@@ -164,13 +166,14 @@ def _auc(profile: OutcomeProfile) -> Metric:
     above = (np.cumsum(positive[::-1])[::-1] - positive / 2) / p  # for a negative in this bin
     auc = float((positive * below).sum() / p)
     spread = _spread_of_mean(below, positive) + _spread_of_mean(above, negative)
-    # Perfect separation has no spread to estimate: take the area half a pair off its end.
-    inner = min(max(auc, 0.5 / (p * q)), 1 - 0.5 / (p * q))
-    least = inner * (1 - inner) / (min(p, q))
-    error = math.sqrt(max(spread, 0.0 if 0 < auc < 1 else least)) / (inner * (1 - inner))
+    if spread == 0:  # perfect separation, or one bin: the pairs say nothing of the spread, the rows still do
+        fewer = int(min(p, q))
+        return _proportion(auc * fewer, fewer, constant=0.5)
+    inner = min(max(auc, 1e-12), 1 - 1e-12)
+    error = math.sqrt(spread) / (inner * (1 - inner))
     middle = math.log(inner / (1 - inner))
-    lower, upper = (1 / (1 + math.exp(-(middle + side * CONFIDENCE_Z * error))) for side in (-1, 1))
-    return Metric(auc, min(lower, auc), max(upper, auc), 0.5)
+    lower, upper = (float(special.expit(middle + side * CONFIDENCE_Z * error)) for side in (-1, 1))
+    return Metric(auc, lower, upper, 0.5)
 
 
 def _spread_of_mean(values: Floats, weights: Floats) -> float:
@@ -256,7 +259,7 @@ def _divide(numerator: Floats, denominator: Floats) -> Floats:
     )
 
 
-def _proportion(hits: int, n: int, *, constant: float) -> Metric:
+def _proportion(hits: float, n: int, *, constant: float) -> Metric:
     """A share with Wilson's interval (1927)."""
     if n == 0:
         return Metric(NAN, NAN, NAN, constant)

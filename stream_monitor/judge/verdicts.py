@@ -114,7 +114,8 @@ class _View:
     def statistics(self, alpha: float = 0.01) -> dict[str, Callable[[], tuple[Floats, calibrate.Null]]]:
         """Each statistic as a function that gives its value and its null."""
         b, w = self.cells
-        n, m = self.window.sum(axis=1), self.baseline.sum(axis=1)
+        # An empty side is insufficient whatever its threshold; one row keeps the arithmetic quiet.
+        n, m = np.maximum(self.window.sum(axis=1), 1), np.maximum(self.baseline.sum(axis=1), 1)
         cells = distance.used_cells(b, w)
         common: dict[str, Callable[[], tuple[Floats, calibrate.Null]]] = {
             "psi": lambda: (distance.psi(b, w), calibrate.psi_null(n, m, cells=cells, alpha=alpha)),

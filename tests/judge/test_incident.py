@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+
 import pytest
 
 from stream_monitor.judge.incident import Facts, IncidentBook, group_of, severity_of

@@ -1,0 +1,284 @@
+"""Metrics against loops, and whether errors grew."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy import stats
+
+from stream_monitor.judge.performance import (
+    error_moments,
+    error_shift,
+    metrics,
+    score_errors,
+    standardised_errors,
+)
+from stream_monitor.judge.verdicts import Span
+from stream_monitor.records import Flags, Floats, LineKey, Verdict
+from stream_monitor.summarize.outcome import Joined, OutcomeProfile, Task
+
+SPAN = Span(LineKey("credit", "7"), "1h", 0, 3_600_000_000)
+
+
+def binary(truth: Flags, score: Floats, predicted: Flags | None = None) -> OutcomeProfile:
+    """A profile of scored binary predictions; without labels the score decides."""
+    rows = len(truth)
+    label = pa.nulls(rows, pa.string()) if predicted is None else pa.array(np.where(predicted, "deny", "approve"))
+    profile = OutcomeProfile(Task.BINARY, "deny")
+    nothing = np.full(rows, np.nan)
+    profile.add(Joined(pa.array(np.where(truth, "deny", "approve")), nothing, label, score, nothing, nothing))
+    return profile
+
+
+def classes(truth: Sequence[str], predicted: Sequence[str]) -> OutcomeProfile:
+    """A profile of predictions of several classes."""
+    nothing = np.full(len(truth), np.nan)
+    profile = OutcomeProfile(Task.MULTICLASS)
+    profile.add(
+        Joined(pa.array(list(truth)), nothing, pa.array(list(predicted)), nothing, nothing, np.full(len(truth), 0.5))
+    )
+    return profile
+
+
+def numbers(truth: Floats, value: Floats) -> OutcomeProfile:
+    """A profile of regression predictions."""
+    labels = pa.nulls(len(truth), pa.string())
+    nothing = np.full(len(truth), np.nan)
+    profile = OutcomeProfile(Task.REGRESSION)
+    profile.add(Joined(labels, truth, labels, nothing, value, nothing))
+    return profile
+
+
+def credit(rows: int, seed: int, *, power: float = 1.0) -> tuple[Flags, Floats]:
+    """Calibrated scores of a rare event, and what happened."""
+    draw = np.random.default_rng(seed)
+    score = draw.beta(0.8, 6.0, rows) ** power
+    return draw.random(rows) < score, score
+
+
+def auc_by_pairs(truth: Flags, score: Floats) -> float:
+    """Area under the ROC curve by ranks, ties half."""
+    rank = stats.rankdata(score)
+    positives = int(truth.sum())
+    return float((rank[truth].sum() - positives * (positives + 1) / 2) / (positives * (len(truth) - positives)))
+
+
+def test_binary_metrics_are_those_of_a_loop() -> None:
+    """Accuracy, precision, recall, F1, log loss and Brier from the rows themselves, and the best constant's."""
+    truth, score = credit(4_000, 1)
+    predicted = score > 0.3
+    found = metrics(binary(truth, score, predicted))
+    tp, fp, fn = (int(x.sum()) for x in (truth & predicted, ~truth & predicted, truth & ~predicted))
+    share = truth.mean()
+    expected = {
+        "accuracy": ((truth == predicted).mean(), max(share, 1 - share)),
+        "precision": (tp / (tp + fp), share),
+        "recall": (tp / (tp + fn), 1.0),
+        "f1": (2 * tp / (2 * tp + fp + fn), 2 * share / (1 + share)),
+        "log_loss": (-np.log(np.where(truth, score, 1 - score)).mean(), stats.entropy([share, 1 - share])),
+        "brier": (((score - truth) ** 2).mean(), share * (1 - share)),
+    }
+    for name, (value, constant) in expected.items():
+        assert found[name].value == pytest.approx(value, rel=1e-9), name
+        assert found[name].best_constant == pytest.approx(constant, rel=1e-9), name
+        assert found[name].lower < found[name].value < found[name].upper, name
+
+
+@pytest.mark.parametrize("power", [0.3, 1.0, 3.0])
+def test_auc_from_bins_is_within_a_thousandth(power: float) -> None:
+    """Common, rare and very rare events; and never off by more than the ties the bins make."""
+    truth, score = credit(40_000, 2, power=power)
+    profile = binary(truth, score)
+    exact, found = auc_by_pairs(truth, score), metrics(profile)["auc"]
+    assert abs(found.value - exact) < 1e-3
+    keys = {key for _, key in profile.scores}
+    ties = sum(profile.scores[(0, key)] * profile.scores[(1, key)] for key in keys)
+    assert abs(found.value - exact) <= ties / 2 / (truth.sum() * (~truth).sum())
+
+
+def test_auc_at_its_ends() -> None:
+    """Perfect, worthless and undefined."""
+    truth = np.array([True] * 20 + [False] * 30)
+    perfect = metrics(binary(truth, truth * 0.8 + 0.1))["auc"]
+    assert (perfect.value, perfect.upper) == (1.0, 1.0)
+    assert perfect.lower == pytest.approx(20 / (20 + 1.959964**2))
+    assert metrics(binary(truth, np.full(50, 0.3)))["auc"].value == 0.5
+    assert math.isnan(metrics(binary(np.ones(5, dtype=np.bool_), np.full(5, 0.3)))["auc"].value)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "precision", "recall", "f1", "auc", "log_loss", "brier"])
+def test_binary_intervals_hold_the_truth_in_95_of_100(name: str) -> None:
+    """400 samples of 600 rows against the value of 400,000."""
+    truth, score = credit(400_000, 3)
+    target = metrics(binary(truth, score, score > 0.3))[name].value
+    held = 0
+    for seed in range(400):
+        truth, score = credit(600, 1_000 + seed)
+        found = metrics(binary(truth, score, score > 0.3))[name]
+        held += found.lower <= target <= found.upper
+    assert 0.91 <= held / 400 <= 0.985
+
+
+def test_regression_metrics_are_those_of_a_loop() -> None:
+    """MAE, MSE, RMSE, R2 and bias; the best constants are the median and the mean."""
+    draw = np.random.default_rng(4)
+    truth = draw.lognormal(3.0, 0.5, 5_000)
+    value = truth * draw.lognormal(0.05, 0.2, 5_000)
+    error = value - truth
+    found = metrics(numbers(truth, value))
+    expected = {
+        "mae": (np.abs(error).mean(), np.abs(truth - np.median(truth)).mean()),
+        "mse": ((error**2).mean(), truth.var()),
+        "rmse": (math.sqrt((error**2).mean()), truth.std()),
+        "r2": (1 - (error**2).sum() / ((truth - truth.mean()) ** 2).sum(), 0.0),
+        "bias": (error.mean(), 0.0),
+    }
+    for name, (value_of, constant) in expected.items():
+        assert found[name].value == pytest.approx(value_of, rel=1e-9), name
+        assert found[name].best_constant == pytest.approx(constant, rel=0.02), name
+        assert found[name].lower < found[name].value < found[name].upper, name
+
+
+@pytest.mark.parametrize("name", ["mae", "mse", "bias"])
+def test_regression_intervals_hold_the_truth_in_95_of_100(name: str) -> None:
+    """Normal errors of mean .5 and deviation 2, 400 samples of 300 rows."""
+    target = {"mae": stats.foldnorm(0.25, scale=2).mean(), "mse": 4.25, "bias": 0.5}[name]
+    held = 0
+    for seed in range(400):
+        draw = np.random.default_rng(seed)
+        truth = draw.normal(size=300)
+        found = metrics(numbers(truth, truth + draw.normal(0.5, 2.0, 300)))[name]
+        held += found.lower <= target <= found.upper
+    assert 0.91 <= held / 400 <= 0.985
+
+
+def weighted(truth: Sequence[str], predicted: Sequence[str]) -> dict[str, float]:
+    """Weighted precision, recall and F1 by a loop over classes."""
+    n, found = len(truth), {"weighted_precision": 0.0, "weighted_recall": 0.0, "weighted_f1": 0.0}
+    for label in set(truth):
+        hits = sum(t == p == label for t, p in zip(truth, predicted, strict=True))
+        support, chosen = list(truth).count(label), list(predicted).count(label)
+        found["weighted_precision"] += support / n * (hits / chosen if chosen else 0.0)
+        found["weighted_recall"] += hits / n
+        found["weighted_f1"] += support / n * 2 * hits / (support + chosen)
+    return found
+
+
+def several(rows: int, seed: int) -> tuple[list[str], list[str]]:
+    """Truths of four classes, three quarters predicted right."""
+    draw = np.random.default_rng(seed)
+    truth = draw.choice(list("abcd"), size=rows, p=[0.5, 0.3, 0.15, 0.05])
+    predicted = np.where(draw.random(rows) < 0.75, truth, draw.choice(list("abce"), size=rows))
+    return truth.tolist(), predicted.tolist()
+
+
+def test_multiclass_metrics_are_those_of_a_loop() -> None:
+    """With a class that is never true and one that is rare; log loss from the truth's probability."""
+    truth, predicted = several(2_000, 1)
+    found = metrics(classes(truth, predicted))
+    for name, value in weighted(truth, predicted).items():
+        assert found[name].value == pytest.approx(value, rel=1e-12), name
+    assert found["accuracy"].value == np.mean(np.array(truth) == np.array(predicted))
+    assert found["accuracy"].best_constant == truth.count("a") / 2_000
+    constant = weighted(truth, ["a"] * 2_000)
+    for name, value in constant.items():
+        assert found[name].best_constant == pytest.approx(value), name
+    assert found["log_loss"].value == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("name", ["weighted_precision", "weighted_f1"])
+def test_multiclass_intervals_hold_the_truth_in_95_of_100(name: str) -> None:
+    """The delta method over multinomial cells, 300 samples of 500 rows."""
+    target = weighted(*several(200_000, 5))[name]
+    held = 0
+    for seed in range(300):
+        found = metrics(classes(*several(500, 100 + seed)))[name]
+        held += found.lower <= target <= found.upper
+    assert 0.90 <= held / 300 <= 0.99
+
+
+def test_nothing_labelled_is_undefined() -> None:
+    """Every metric of an empty profile is NaN and none raises."""
+    for task in Task:
+        found = metrics(OutcomeProfile(task, "deny" if task is Task.BINARY else None))
+        assert found
+        assert all(math.isnan(metric.value) for metric in found.values())
+
+
+def test_more_errors_are_drift_and_fewer_are_not() -> None:
+    """10 % to 18 % of 2,000; the same rate; half of it; too few labels."""
+    draw = np.random.default_rng(6)
+
+    def wrong(rows: int, rate: float) -> OutcomeProfile:
+        return classes(["a"] * rows, np.where(draw.random(rows) < rate, "b", "a").tolist())
+
+    baseline = wrong(10_000, 0.1)
+    for rows, rate, expected in (
+        (2_000, 0.18, Verdict.DRIFT),
+        (2_000, 0.1, Verdict.OK),
+        (2_000, 0.05, Verdict.OK),
+        (20, 0.9, Verdict.INSUFFICIENT),
+    ):
+        shift = error_shift(baseline, wrong(rows, rate), alpha=1e-5, minimum_effect=0.1)
+        assert (shift.verdict, shift.samples, shift.statistic) == (expected, rows, "error_rate")
+
+
+def test_larger_errors_are_drift_beyond_the_floor() -> None:
+    """A mean absolute error half a deviation up, one that is sure but small, and none."""
+    draw = np.random.default_rng(7)
+
+    def measured(rows: int, scale: float) -> OutcomeProfile:
+        return numbers(np.zeros(rows), draw.exponential(scale, rows))
+
+    baseline = measured(20_000, 1.0)
+    assert error_shift(baseline, measured(2_000, 1.5), alpha=1e-5, minimum_effect=0.1).verdict is Verdict.DRIFT
+    assert error_shift(baseline, measured(2_000, 1.0), alpha=1e-5, minimum_effect=0.1).verdict is Verdict.OK
+    small = error_shift(baseline, measured(200_000, 1.06), alpha=1e-5, minimum_effect=0.1)
+    assert small.value > small.threshold
+    assert small.verdict is Verdict.OK
+
+
+def test_clean_errors_alarm_as_often_as_they_should() -> None:
+    """4,000 clean windows of skewed errors and of rates: about one in a hundred at alpha .01, and not far fewer."""
+    draw = np.random.default_rng(8)
+    fired = np.zeros(2)
+    for _ in range(4_000):
+        error, baseline = draw.exponential(1.0, 200), draw.exponential(1.0, 2_000)
+        pair = (numbers(np.zeros(2_000), baseline), numbers(np.zeros(200), error))
+        fired[0] += error_shift(*pair, alpha=0.01, minimum_effect=0.0).verdict is Verdict.DRIFT
+        counts = [OutcomeProfile(Task.MULTICLASS) for _ in range(2)]
+        for profile, rows in zip(counts, (2_000, 200), strict=True):
+            wrong = int(draw.binomial(rows, 0.15))
+            profile.pairs.update({("a", "a"): rows - wrong, ("a", "b"): wrong})
+        fired[1] += error_shift(*counts, alpha=0.01, minimum_effect=0.0).verdict is Verdict.DRIFT
+    assert ((fired >= 8) & (fired <= 64)).all()
+
+
+def test_errors_are_standardised_by_the_baseline() -> None:
+    """Mean 0 and deviation 1 on the baseline's own rows; a faultless baseline still has a deviation."""
+    draw = np.random.default_rng(9)
+    truth, value = draw.normal(size=5_000), draw.normal(size=5_000)
+    labels, nothing = pa.nulls(5_000, pa.string()), np.full(5_000, np.nan)
+    standard = standardised_errors(Joined(labels, truth, labels, nothing, value, nothing), numbers(truth, value))
+    assert (standard.mean(), standard.std()) == (pytest.approx(0, abs=1e-9), pytest.approx(1))
+    rate, deviation = error_moments(classes(["a"] * 100, ["a"] * 100))
+    assert 0 < rate < 0.01
+    assert deviation > 0
+
+
+def test_a_shift_is_a_score_of_a_metric() -> None:
+    """With the span's window, and the outcome's name unless it is the label."""
+    profile = classes(["a"] * 50, ["a"] * 50)
+    shift = error_shift(profile, profile, alpha=0.01, minimum_effect=0.1)
+    score = score_errors(SPAN, shift)
+    assert (score.subject, score.subject_kind, score.window, score.verdict) == (
+        "error_rate",
+        "metric",
+        "1h",
+        Verdict.OK,
+    )
+    assert score_errors(SPAN, shift, outcome="click").subject == "click.error_rate"
