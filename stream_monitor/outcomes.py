@@ -57,27 +57,36 @@ ONSET_WINDOWS = 2_000
 
 
 @dataclass(slots=True)
+class _Window:
+    """What arrived in one window: its start, the profile, and the range of the prediction times in it."""
+
+    start_us: int
+    profile: OutcomeProfile
+    first_us: int
+    last_us: int
+
+
+@dataclass(slots=True)
 class _Arrivals:
     """What arrived of one outcome of one line in the windows under way, and what errors are judged by."""
 
     task: Task
     positive_label: str | None
-    open: dict[int, tuple[int, OutcomeProfile]]  # window seconds -> start, profile
+    open: dict[int, _Window]  # by window seconds
     reference: OutcomeProfile | None
     learnt: OutcomeProfile
     detectors: DetectorBank
-    first_us: int | None = None  # the range of prediction times that arrived in the windows under way
-    last_us: int | None = None
 
     def to_bytes(self) -> bytes:
         body = {
             "task": str(self.task),
             "positive_label": self.positive_label,
-            "open": {str(s): [start, p.to_bytes().hex()] for s, (start, p) in self.open.items()},
+            "open": {
+                str(s): [w.start_us, w.profile.to_bytes().hex(), w.first_us, w.last_us] for s, w in self.open.items()
+            },
             "reference": None if self.reference is None else self.reference.to_bytes().hex(),
             "learnt": self.learnt.to_bytes().hex(),
             "detectors": self.detectors.to_bytes().hex(),
-            "range": [self.first_us, self.last_us],
         }
         return json.dumps(body).encode()
 
@@ -88,11 +97,13 @@ class _Arrivals:
         return cls(
             Task(body["task"]),
             body["positive_label"],
-            {int(s): (start, OutcomeProfile.from_bytes(bytes.fromhex(p))) for s, (start, p) in body["open"].items()},
+            {
+                int(s): _Window(start, OutcomeProfile.from_bytes(bytes.fromhex(profile)), first, last)
+                for s, (start, profile, first, last) in body["open"].items()
+            },
             None if reference is None else OutcomeProfile.from_bytes(bytes.fromhex(reference)),
             OutcomeProfile.from_bytes(bytes.fromhex(body["learnt"])),
             DetectorBank.from_bytes(bytes.fromhex(body["detectors"])),
-            *body["range"],
         )
 
 
@@ -270,10 +281,8 @@ class Outcomes:
         for end_us, stop in zip(ends.tolist(), cuts.tolist(), strict=True):
             if stop > start:
                 self._close(line, outcome, int(time_us[start]), changed)
-                self._fold(line, held, _part(joined, np.arange(start, stop)), time_us[start:stop], changed)
-                low, high = int(made_us[start:stop].min()), int(made_us[start:stop].max())
-                held.first_us = low if held.first_us is None else min(held.first_us, low)
-                held.last_us = high if held.last_us is None else max(held.last_us, high)
+                part = _part(joined, np.arange(start, stop))
+                self._fold(line, held, part, time_us[start:stop], made_us[start:stop], changed)
                 start = stop
             if end_us <= until_us:
                 self._close(line, outcome, end_us, changed)
@@ -284,13 +293,19 @@ class Outcomes:
         assert index is not None
         return index
 
-    def _fold(self, line: Line, held: _Arrivals, joined: Joined, time_us: Ints, changed: dict[str, Incident]) -> None:
-        """Rows that cross no window's end."""
+    def _fold(
+        self, line: Line, held: _Arrivals, joined: Joined, time_us: Ints, made_us: Ints, changed: dict[str, Incident]
+    ) -> None:
+        """Rows that cross no window's end; `made_us` are the times of their predictions."""
+        low, high = int(made_us.min()), int(made_us.max())
         for seconds in self.engine.config.windows:
             span = seconds * MICROSECONDS
-            if seconds not in held.open:
-                held.open[seconds] = (int(time_us[0]) // span * span, OutcomeProfile(held.task, held.positive_label))
-            held.open[seconds][1].add(joined)
+            window = held.open.get(seconds)
+            if window is None:
+                start = int(time_us[0]) // span * span
+                window = held.open[seconds] = _Window(start, OutcomeProfile(held.task, held.positive_label), low, high)
+            window.profile.add(joined)
+            window.first_us, window.last_us = min(window.first_us, low), max(window.last_us, high)
         if not line.is_whole:
             return
         if held.reference is None:
@@ -299,37 +314,37 @@ class Outcomes:
             if held.learnt.rows + held.learnt.unusable >= LEARN_LABELS:
                 held.reference = held.learnt
             rest = np.arange(min(wanted, len(joined)), len(joined))
-            joined, time_us = _part(joined, rest), time_us[rest]
+            joined, time_us, made_us = _part(joined, rest), time_us[rest], made_us[rest]
         if held.reference is not None and held.reference.rows and len(joined):
-            self._detect(line, held, joined, time_us, changed)
+            self._detect(line, held, joined, time_us, made_us, changed)
 
-    def _detect(self, line: Line, held: _Arrivals, joined: Joined, time_us: Ints, changed: dict[str, Incident]) -> None:
+    def _detect(
+        self, line: Line, held: _Arrivals, joined: Joined, time_us: Ints, made_us: Ints, changed: dict[str, Incident]
+    ) -> None:
         assert held.reference is not None
         errors = standardised_errors(joined, held.reference)
         name = "mean_absolute_error" if held.task is Task.REGRESSION else "error_rate"
         for change in held.detectors.update(errors[:, None], time_us):
             self.engine.count("detector_changes", 1, model=line.key.model, version=line.key.version,
                               feature=name, detector=change.detector)  # fmt: skip
-            evidence = Evidence(name, "metric", change.detector, float("nan"), float("nan"), 0.0, held.learnt.rows,
+            evidence = Evidence(name, "metric", change.detector, float("nan"), float("nan"), 0.0, len(joined),
                                 held.reference.rows, f"{change.detector} saw the errors move")  # fmt: skip
-            onset = held.first_us if held.first_us is not None else change.time_us
+            made = int(made_us[min(int(np.searchsorted(time_us, change.time_us)), len(made_us) - 1)])
             for incident in line.book.note(
-                IncidentKind.CONCEPT_DRIFT, evidence, now_us=change.time_us, onset_us=min(onset, change.time_us)
+                IncidentKind.CONCEPT_DRIFT, evidence, now_us=change.time_us, onset_us=min(made, change.time_us)
             ):
                 changed[incident.id] = incident
 
     def _close(self, line: Line, outcome: int, until_us: int, changed: dict[str, Incident]) -> None:
         """Close the windows that end by a time and judge their errors."""
         held = self._arrivals[(line.number, outcome)]
-        over = [s for s, (start, _) in held.open.items() if start + s * MICROSECONDS <= until_us]
-        for seconds in sorted(over, key=lambda s: (held.open[s][0] + s * MICROSECONDS, s)):
-            start, profile = held.open.pop(seconds)
+        over = [s for s, w in held.open.items() if w.start_us + s * MICROSECONDS <= until_us]
+        for seconds in sorted(over, key=lambda s: (held.open[s].start_us + s * MICROSECONDS, s)):
+            window = held.open.pop(seconds)
             self._dirty_arrivals.add((line.number, outcome))
-            self._closed[f"{line.number}/{outcome}/{seconds}/{start}"] = profile.to_bytes()
-            if line.is_whole and held.reference is not None and held.reference is not profile:
-                self._judge(line, outcome, held, seconds, start, profile, changed)
-        if over and not held.open:
-            held.first_us = held.last_us = None
+            self._closed[f"{line.number}/{outcome}/{seconds}/{window.start_us}"] = window.profile.to_bytes()
+            if line.is_whole and held.reference is not None:
+                self._judge(line, outcome, held, seconds, window, changed)
 
     def _judge(
         self,
@@ -337,11 +352,11 @@ class Outcomes:
         outcome: int,
         held: _Arrivals,
         seconds: int,
-        start_us: int,
-        profile: OutcomeProfile,
+        window: _Window,
         changed: dict[str, Incident],
     ) -> None:
         assert held.reference is not None
+        profile, start_us = window.profile, window.start_us
         config = self.engine.config
         alpha = Budget.parse(config.drift.false_alarms).label_alpha(
             window_seconds=seconds,
@@ -357,20 +372,21 @@ class Outcomes:
         incidents = line.book.observe(
             [score],
             now_us=end_us,
-            onset_of=lambda s: self._onset(line, outcome, held, profile, s),
+            onset_of=lambda s: self._onset(line, outcome, held.reference, window, s),
             describe=describe_errors,
         )
         changed.update({incident.id: incident for incident in incidents})
 
-    def _onset(self, line: Line, outcome: int, held: _Arrivals, profile: OutcomeProfile, score: Score) -> int:
+    def _onset(
+        self, line: Line, outcome: int, reference: OutcomeProfile | None, window: _Window, score: Score
+    ) -> int:
         """When, in prediction time, the errors began to be those of the window that showed them."""
-        assert held.reference is not None
+        assert reference is not None
         seconds = min(self.engine.config.windows)
         span = seconds * MICROSECONDS
-        last = (held.last_us if held.last_us is not None else score.window_end_us) // span * span
-        first = (held.first_us if held.first_us is not None else score.window_start_us) // span * span
+        first, last = window.first_us // span * span, window.last_us // span * span
         first = max(first - (last - first) - span, last - ONSET_WINDOWS * span)
-        middle = (error_moments(held.reference)[0] + error_moments(profile)[0]) / 2
+        middle = (error_moments(reference)[0] + error_moments(window.profile)[0]) / 2
         starts, gains = [], []
         for start in range(first, last + span, span):
             cohort = self.cohort((line.number, outcome, seconds, start))

@@ -1,0 +1,211 @@
+"""The composition root and the loop: fetch and decode in one thread, everything else in one loop.
+
+`Monitor` is that loop, the same for `run`, `replay` and `demo`; the functions below put its parts together.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from stream_monitor.baselines import read_baselines
+from stream_monitor.config import Config
+from stream_monitor.decode import Decoder, DecoderOptions, ModelOptions
+from stream_monitor.engine import Engine, Refused
+from stream_monitor.judge.baseline import Baseline
+from stream_monitor.records import Incident, Inferences, Labels, PartitionId, Poll, RawBatch, Stream
+from stream_monitor.source.fetcher import Fetcher
+from stream_monitor.source.protocol import Source
+from stream_monitor.store import Store
+from stream_monitor.window.flow import Decoded
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_SECONDS = 1.0
+"""The least time between checkpoints: with pane and lateness it bounds how old a published figure is."""
+
+CHECKPOINT_SHARE = 0.2
+"""The most of the loop's time that checkpoints may take: a slow disk makes them rarer, not the consumer slower."""
+
+JOIN_SHARE = 0.1
+"""The most of the loop's time that joining labels may take: the scan costs the same for ten labels as for a million."""
+
+SEAL_SECONDS = 0.5
+"""A live stream is sealed at least this often; while a backlog is drained the engine waits for more rows."""
+
+Batch = Decoded[Inferences] | Decoded[Labels]
+
+
+def make_decoder(config: Config) -> Decoder:
+    """The decoder as the configuration wants it."""
+    models = {name: ModelOptions(m.task, m.positive_label) for name, m in config.models.items()}
+    return Decoder(DecoderOptions(record_bytes=config.limits.record_bytes, models=models))
+
+
+def decode_poll(decoder: Decoder, poll: Poll) -> list[Batch]:
+    """Every batch of a poll as columns."""
+    return [decode_batch(decoder, raw) for raw in poll.batches if len(raw)]
+
+
+def decode_batch(decoder: Decoder, raw: RawBatch) -> Batch:
+    """One batch as columns."""
+    if raw.binding.stream == Stream.INFERENCE:
+        columns, rejects = decoder.inference(raw)
+        return Decoded(raw, columns, rejects)
+    labels, rejects = decoder.ground_truth(raw)
+    return Decoded(raw, labels, rejects)
+
+
+def fetch(source: Source, config: Config, *, positions: Mapping[PartitionId, int]) -> Fetcher[list[Batch]]:
+    """A thread that reads the source from these positions and decodes what comes."""
+    decoder = make_decoder(config)
+    return Fetcher(source, transform=lambda poll: decode_poll(decoder, poll), positions=positions)
+
+
+def open_engine(config: Config, store: Store) -> Engine:
+    """The engine on a state file, with the baselines that the configuration names."""
+    return Engine(config, store, baselines=configured_baselines(config))
+
+
+def configured_baselines(config: Config) -> list[Baseline]:
+    """Every baseline file the configuration names, read."""
+    found: list[Baseline] = []
+    for name, model in config.models.items():
+        if model.baseline is not None:
+            found += [b for b in read_baselines([model.baseline], config, model=name) if b.model == name]
+    return found
+
+
+@dataclass(slots=True)
+class Pace:
+    """When something may happen again, so that it takes at most a share of the time."""
+
+    least_seconds: float
+    share: float
+    due: float = 0.0
+
+    def done(self, began: float, ended: float) -> None:
+        """It took this long; set when it is due again."""
+        self.due = ended + max(self.least_seconds, (ended - began) * (1 / self.share - 1))
+
+
+@dataclass
+class Monitor:
+    """The loop. `on_checkpoint` is called after each commit with the incidents that changed."""
+
+    engine: Engine
+    fetcher: Fetcher[list[Batch]]
+    on_refused: Callable[[Refused], None] | None = None
+    on_checkpoint: Callable[[list[Incident]], None] | None = None
+    clock: Callable[[], float] = time.monotonic
+    _checkpoints: Pace = field(default_factory=lambda: Pace(CHECKPOINT_SECONDS, CHECKPOINT_SHARE))
+    _joins: Pace = field(default_factory=lambda: Pace(0.0, JOIN_SHARE))
+    _sealed_at: float = 0.0
+    _crowded: frozenset[PartitionId] = frozenset()
+    _commands: queue.Queue[tuple[Callable[[Engine], Any], Future[Any]]] = field(default_factory=queue.Queue)
+
+    def run(self, stop: threading.Event) -> None:
+        """Turn until told to stop or the source is read to its end; then write a last checkpoint."""
+        while not stop.is_set() and not self.turn():
+            pass
+        self.checkpoint()
+
+    def turn(self, timeout_seconds: float = 0.2) -> bool:
+        """Take one poll through every stage; True when the source is finished and everything in hand is taken."""
+        got = self.fetcher.get(0.0 if self.engine.flow.parked_rows() else timeout_seconds)
+        now = self.clock()
+        if got is not None:
+            poll, batches = got
+            for batch in batches:
+                self.engine.offer(batch)
+            self.engine.note_ends(poll.ends, now)
+        seal_now = got is None or now - self._sealed_at >= SEAL_SECONDS
+        if seal_now:
+            self._sealed_at = now
+        done = self.engine.step(now, seal_now=seal_now)
+        for refused in done.refused:
+            if self.on_refused is not None:
+                self.on_refused(refused)
+        self._steer()
+        self._obey()
+        if now >= self._checkpoints.due:
+            self.checkpoint()
+        return self.fetcher.finished and not done.records and not self.engine.flow.parked_rows()
+
+    def _steer(self) -> None:
+        """Pause the partitions that hold enough."""
+        crowded = self.engine.flow.crowded()
+        if crowded != self._crowded:
+            self._crowded = crowded
+            self.fetcher.pause(crowded)
+
+    def ask(self, command: Callable[[Engine], Any]) -> Future[Any]:
+        """Have the loop do something with the engine, from another thread; it is committed with the next checkpoint."""
+        answer: Future[Any] = Future()
+        self._commands.put((command, answer))
+        return answer
+
+    def _obey(self) -> None:
+        while not self._commands.empty():
+            command, answer = self._commands.get_nowait()
+            try:
+                answer.set_result(command(self.engine))
+            except Exception as error:  # handed to whoever asked, who waits for it
+                answer.set_exception(error)
+
+    def checkpoint(self) -> None:
+        """Join what is due, commit, and tell people."""
+        began = self.clock()
+        if began >= self._joins.due:
+            self.engine.join(began)
+            self._joins.done(began, self.clock())
+        changed = self.engine.checkpoint()
+        self._checkpoints.done(began, self.clock())
+        self.fetcher.commit(self.engine.positions())
+        if self.on_checkpoint is not None:
+            self.on_checkpoint(changed)
+
+    def finish(self) -> None:
+        """The files are read: judge what is left, and commit."""
+        self.engine.finish(self.clock())
+        changed = self.engine.checkpoint()
+        if self.on_checkpoint is not None:
+            self.on_checkpoint(changed)
+
+
+def dead_letter(refused: Refused) -> list[tuple[bytes, bytes | None, list[tuple[str, bytes]]]]:
+    """(key, value, headers) of each refused record: where it stood and why it was refused."""
+    raw = refused.raw
+    letters = []
+    for row, reason in zip(refused.row.tolist(), refused.reason, strict=True):
+        partition = raw.partitions[int(raw.partition[row])]
+        offset = int(raw.offset[row])
+        key = f"{partition.topic}/{partition.number}/{offset}".encode()
+        headers = [
+            ("reason", str(reason).encode()),
+            ("topic", partition.topic.encode()),
+            ("partition", str(partition.number).encode()),
+            ("offset", str(offset).encode()),
+        ]
+        letters.append((key, raw.value[row].as_py(), headers))
+    return letters
+
+
+def reject_line(refused: Refused) -> list[str]:
+    """The same as lines of `rejects.jsonl`; bytes that are no text are shown with escapes."""
+    lines = []
+    for key, value, headers in dead_letter(refused):
+        body: Mapping[str, Any] = {
+            "position": key.decode(),
+            **{name: text.decode() for name, text in headers},
+            "value": None if value is None else value.decode("utf-8", "backslashreplace"),
+        }
+        lines.append(json.dumps(body, ensure_ascii=False))
+    return lines

@@ -1,0 +1,145 @@
+"""Baselines from files: raw rows in any event format, or built baseline files."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from stream_monitor.config import Config, ModelConfig
+from stream_monitor.decode import Decoder, DecoderOptions, ModelOptions
+from stream_monitor.errors import InputError, UsageError
+from stream_monitor.judge.baseline import MAGIC, Baseline, Reading, build, is_baseline_file
+from stream_monitor.records import Binding, Inferences, ModelKey, Stream
+from stream_monitor.source.files import FileSource
+from stream_monitor.summarize.outcome import Joined, OutcomeProfile, task_of
+from stream_monitor.summarize.rows import Rows, concat
+
+DEFAULT_OUTCOME = "label"
+
+_POLL_ROWS = 20_000
+
+
+def read_baselines(paths: Sequence[Path], config: Config, *, model: str | None = None) -> list[Baseline]:
+    """Every baseline the files hold: built ones as they are, raw rows built into one for each (model, version).
+
+    `model` is what rows belong to that name no model. Raises UsageError for a file that is not there, InputError for
+    one that holds no usable row.
+    """
+    found: list[Baseline] = []
+    raw: list[Path] = []
+    for path in paths:
+        if not path.is_file():
+            raise UsageError(f"there is no baseline file {path}")
+        with path.open("rb") as file:
+            if is_baseline_file(file.read(len(MAGIC))):
+                found.append(Baseline.from_bytes(path.read_bytes()))
+            else:
+                raw.append(path)
+    if raw:
+        found += build_baselines(raw, config, model=model)
+    return found
+
+
+def build_baselines(
+    paths: Sequence[Path], config: Config, *, model: str | None = None, version: str | None = None
+) -> list[Baseline]:
+    """Build a baseline for each (model, version) of the rows; rows without a version are for any ("")."""
+    gathered = _Gathered(config)
+    source = FileSource([_binding(path, config, model, version) for path in paths])
+    decoder = Decoder(
+        DecoderOptions(
+            record_bytes=config.limits.record_bytes,
+            models={name: ModelOptions(m.task, m.positive_label) for name, m in config.models.items()},
+        )
+    )
+    try:
+        while not source.finished:
+            for batch in source.poll(_POLL_ROWS, 0.0).batches:
+                gathered.add(decoder.baseline(batch)[0])
+    finally:
+        source.close()
+    names = ", ".join(str(path) for path in paths)
+    made = [gathered.build(key, names) for key in sorted(gathered.rows)]
+    if not made:
+        raise InputError(f"no row of {names} can be used as a baseline row")
+    return made
+
+
+def _binding(path: Path, config: Config, model: str | None, version: str | None) -> Binding:
+    """The mapping of the first inference topic serves baseline rows too: they are the same events."""
+    fields = config.source.inference[0].fields if config.source.inference else {}
+    return Binding(Stream.INFERENCE, str(path), model, version, dict(fields))
+
+
+class _Gathered:
+    """Rows and truths by (model, version)."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.rows: dict[ModelKey, list[Rows]] = defaultdict(list)
+        self._outcomes: dict[ModelKey, OutcomeProfile] = {}
+        self._newest: dict[ModelKey, int] = defaultdict(int)
+
+    def add(self, columns: Inferences) -> None:
+        """Take the rows of one batch."""
+        for index, key in enumerate(columns.keys):
+            row = np.flatnonzero(columns.key == index)
+            if not len(row):
+                continue
+            none = np.zeros(len(row), np.int32)
+            self.rows[key].append(Rows.of(columns, row, segment=none, most_features=self.config.limits.features))
+            self._newest[key] = max(self._newest[key], int(columns.time_us[row].max()))
+            self._add_truth(key, columns, row)
+
+    def _add_truth(self, key: ModelKey, columns: Inferences, row: np.ndarray) -> None:
+        truth = columns.truth_label.take(pa.array(row))
+        number = columns.truth_value[row]
+        held = np.flatnonzero(truth.is_valid().to_numpy(zero_copy_only=False) | np.isfinite(number))
+        if not len(held):
+            return
+        chosen = row[held]
+        index = pa.array(chosen)
+        model = self.config.model(key.model)
+        if key not in self._outcomes:
+            numeric = np.isfinite(columns.value[chosen]) & np.isfinite(number[held])
+            task = task_of(model.task, is_numeric=bool(2 * numeric.sum() > len(held)))
+            self._outcomes[key] = OutcomeProfile(task, model.positive_label)
+        self._outcomes[key].add(
+            Joined(
+                truth_label=truth.take(pa.array(held)),
+                truth_number=number[held],
+                label=columns.label.take(index),
+                score=columns.score[chosen],
+                value=columns.value[chosen],
+                truth_probability=np.full(len(held), np.nan),
+            )
+        )
+
+    def build(self, key: ModelKey, source: str) -> Baseline:
+        """The baseline of one (model, version)."""
+        model: ModelConfig = self.config.model(key.model)
+        reading = Reading(
+            most_categories=self.config.limits.categories,
+            kinds={name: f.kind for name, f in model.features.items() if f.kind is not None},
+            ignore=frozenset(name for name, f in model.features.items() if f.ignore),
+        )
+        outcome = self._outcomes.get(key)
+        return build(
+            concat(self.rows.pop(key)),
+            model=key.model,
+            version=key.version,
+            reading=reading,
+            provisional=False,
+            created_us=self._newest[key],
+            source=source,
+            outcomes={} if outcome is None else {DEFAULT_OUTCOME: outcome.to_bytes()},
+        )
+
+
+def merged(baselines: Iterable[Baseline]) -> dict[ModelKey, Baseline]:
+    """By (model, version); a later one replaces an earlier."""
+    return {ModelKey(b.model, b.version): b for b in baselines}

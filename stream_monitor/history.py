@@ -1,0 +1,305 @@
+"""What the state says, as tables and JSON: for `replay`, the API and the console.
+
+The functions that take an `Engine` belong to the thread that owns it, right after a checkpoint; `scores` and
+`incidents` read committed rows through a reader and may be called from any thread with one of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from stream_monitor.config import duration_text
+from stream_monitor.engine import Engine, time_text
+from stream_monitor.names import Names
+from stream_monitor.records import MICROSECONDS, LineKey, Performance, Stream
+from stream_monitor.store import SCORES
+from stream_monitor.summarize.outcome import OutcomeProfile
+from stream_monitor.summarize.profile import means
+from stream_monitor.summarize.protocol import MISSING, UNSEEN, WRONG_TYPE
+
+LABEL_FATES = ("matched", "duplicate", "corrected", "orphan_waiting", "orphan_expired")
+
+
+def total(engine: Engine, counter: str, **labels: str) -> int:
+    """The sum of a counter over every series that carries these labels."""
+    wanted = labels.items()
+    return sum(n for (name, text), n in engine.counters.items() if name == counter and wanted <= json.loads(text).items())
+
+
+def summary(engine: Engine) -> dict[str, Any]:
+    """What `summary.json` and `/api/v1/summary` hold: totals over the whole state."""
+    fates = {f: total(engine, "events", stream=Stream.INFERENCE, outcome=f) for f in ("summarised", "late", "duplicate")}
+    rejected = {s: total(engine, "rejected", stream=s) for s in Stream}
+    ledger = engine.truth.ledger
+    labels = {fate: ledger.fate(fate) for fate in LABEL_FATES}
+    # What is in hand but not joined yet waits like an orphan does.
+    labels["orphan_waiting"] += engine.truth.pending_labels()
+    labels["rejected"] = rejected[Stream.GROUND_TRUTH]
+    versions = range(len(engine.names.versions))
+    return {
+        "inference": {
+            "offered": sum(fates.values()) + rejected[Stream.INFERENCE],
+            "summarised": fates["summarised"],
+            "rejected": rejected[Stream.INFERENCE],
+            "late": fates["late"],
+            "duplicate": fates["duplicate"],
+        },
+        "ground_truth": {"offered": sum(labels.values()), **labels},
+        "predictions": {
+            "labelled": sum(ledger.labelled[v] for v in versions),
+            "waiting": sum(ledger.waiting(v) for v in versions),
+            "expired_unlabelled": sum(ledger.expired[v] for v in versions),
+        },
+        "models": [model_totals(engine, v) for v in versions],
+        "incidents": incident_count(engine),
+    }
+
+
+def incident_count(engine: Engine) -> int:
+    """How many incidents were ever opened."""
+    return int(engine.store.query("select count(*) as n from incidents")["n"][0].as_py())
+
+
+def model_totals(engine: Engine, index: int) -> dict[str, Any]:
+    """One version: its events and when they were."""
+    version = engine.versions[index]
+    made = engine.truth.ledger.predictions[index]
+    return {
+        "model": version.key.model,
+        "version": version.key.version,
+        "events": made,
+        "first_event": None if version.first_us is None else time_text(version.first_us),
+        "last_event": None if version.newest_us is None else time_text(version.newest_us),
+    }
+
+
+def models(engine: Engine) -> list[dict[str, Any]]:
+    """Every version with its traffic, baseline and open incidents."""
+    ledger = engine.truth.ledger
+    found = []
+    for index, version in engine.versions.items():
+        labels = {"model": version.key.model, "version": version.key.version}
+        fates = {f: total(engine, "events", outcome=f, **labels) for f in ("summarised", "late", "duplicate")}
+        found.append(
+            {
+                **model_totals(engine, index),
+                **fates,
+                "team": version.model.team,
+                "labelled": ledger.labelled[index],
+                "waiting": ledger.waiting(index),
+                "expired_unlabelled": ledger.expired[index],
+                "baseline_id": None if version.baseline is None else version.baseline.id,
+                "provisional": None if version.baseline is None else version.baseline.provisional,
+                "extra_features": dict(sorted(version.extra.items())),
+                "open_incidents": sum(len(line.book.open_incidents) for line in version.lines.values()),
+            }
+        )
+    return found
+
+
+def features(engine: Engine, index: int) -> list[dict[str, Any]]:
+    """The subjects of a version: baseline figures and the verdicts of the last window of each length."""
+    version = engine.versions[index]
+    if version.baseline is None:
+        return []
+    base, line = version.baseline, version.whole()
+    mean, spread = means(base.profile), base.deviations
+    found = []
+    for f, subject in enumerate(base.schema.subjects):
+        counts = base.profile.counts[f]
+        found.append(
+            {
+                "name": subject.key.name,
+                "kind": subject.key.kind,
+                "value_kind": subject.value_kind,
+                "importance": importance(engine, version.key.model, subject.key.name),
+                "baseline": {
+                    "rows": base.profile.rows,
+                    "mean": _number(mean[f]) if subject.is_numeric else None,
+                    "standard_deviation": _number(spread[f]) if subject.is_numeric else None,
+                    "missing": int(counts[MISSING]),
+                    "wrong_type": int(counts[WRONG_TYPE]),
+                    "unseen": int(counts[UNSEEN]),
+                    "categories": list(getattr(subject.bins, "values", ()))[:20],
+                },
+                "latest": [
+                    {
+                        "window": score.window,
+                        "statistic": score.statistic,
+                        "value": _number(score.value),
+                        "threshold": _number(score.threshold),
+                        "verdict": str(score.verdict),
+                    }
+                    for scores in line.latest.values()
+                    for score in scores
+                    if score.subject == subject.key.name
+                ],
+            }
+        )
+    return found
+
+
+def importance(engine: Engine, model: str, feature: str) -> float:
+    """What the configuration says a feature weighs."""
+    known = engine.config.model(model).features.get(feature)
+    return 1.0 if known is None else known.importance
+
+
+def baselines(engine: Engine) -> list[dict[str, Any]]:
+    """The baselines in use."""
+    return [
+        {
+            "baseline_id": version.baseline.id,
+            "model": version.key.model,
+            "version": version.key.version,
+            "rows": version.baseline.profile.rows,
+            "features": len(version.baseline.schema),
+            "provisional": version.baseline.provisional,
+            "created_at": time_text(version.baseline.created_us),
+            "source": version.baseline.source,
+            "outcomes": sorted(version.baseline.outcomes),
+        }
+        for version in engine.versions.values()
+        if version.baseline is not None
+    ]
+
+
+# -- tables --------------------------------------------------------------------------------------
+
+_TIME = pa.timestamp("us", tz="UTC")
+
+
+def segment_text(line: LineKey) -> str:
+    """A segment as JSON, `{}` for the whole model."""
+    return json.dumps(dict(line.segment), ensure_ascii=False)
+
+
+def scores_table(engine: Engine) -> pa.Table:
+    """The columns of `scores.parquet`, in the order of time."""
+    lines = engine.names.lines
+    rows = engine.store.query(
+        f"select * from {engine.store.relation(SCORES)} order by start_us + window_seconds::bigint * 1000000, window_seconds, line"
+    )
+    line = rows["line"].to_pylist()
+    start = rows["start_us"].to_numpy()
+    length = rows["window_seconds"].to_numpy().astype(np.int64)
+    return pa.table(
+        {
+            "model": pa.array([lines[n].model for n in line], pa.string()),
+            "version": pa.array([lines[n].version for n in line], pa.string()),
+            "segment": pa.array([segment_text(lines[n]) for n in line], pa.string()),
+            "window": pa.array([duration_text(s) for s in length.tolist()], pa.string()),
+            "window_start": pa.array(start, _TIME),
+            "window_end": pa.array(start + length * MICROSECONDS, _TIME),
+            **{name: rows[name] for name in ("reference", "subject", "statistic", "value", "expected", "threshold",
+                                             "effect", "samples", "baseline_samples", "verdict")},
+        }
+    )  # fmt: skip
+
+
+def performance_rows(engine: Engine) -> Iterator[Performance]:
+    """Every metric of every window that has labels, as it stands now."""
+    engine.outcomes.save()
+    for basis, kind in (("cohort", "cohort"), ("arrival", "arrival")):
+        for text, body in engine.store.states(kind).items():
+            line, outcome, seconds, start = (int(part) for part in text.split("/"))
+            yield from engine.outcomes.performance(
+                (line, outcome, seconds, start), basis, OutcomeProfile.from_bytes(body)
+            )
+
+
+def performance_table(engine: Engine) -> pa.Table:
+    """The columns of `performance.parquet`, in the order of time."""
+    rows = sorted(
+        performance_rows(engine),
+        key=lambda r: (r.window_end_us, r.window_end_us - r.window_start_us, r.line, r.outcome, r.basis, r.metric),
+    )
+    columns: dict[str, pa.Array] = {
+        "model": pa.array([r.line.model for r in rows], pa.string()),
+        "version": pa.array([r.line.version for r in rows], pa.string()),
+        "segment": pa.array([segment_text(r.line) for r in rows], pa.string()),
+        "outcome": pa.array([r.outcome for r in rows], pa.string()),
+        "basis": pa.array([r.basis for r in rows], pa.string()),
+        "window": pa.array([r.window for r in rows], pa.string()),
+        "window_start": pa.array([r.window_start_us for r in rows], _TIME),
+        "window_end": pa.array([r.window_end_us for r in rows], _TIME),
+        "metric": pa.array([r.metric for r in rows], pa.string()),
+        "samples": pa.array([r.samples for r in rows], pa.int64()),
+    }
+    for name in ("value", "lower", "upper", "coverage", "baseline_value", "best_constant"):
+        columns[name] = pa.array([getattr(r, name) for r in rows], pa.float64())
+    return pa.table(columns)
+
+
+# -- queries from other threads ------------------------------------------------------------------
+
+
+def query_scores(
+    reader: duckdb.DuckDBPyConnection, names: Names, filters: Mapping[str, Any], *, limit: int
+) -> list[dict[str, Any]]:
+    """Score rows, the newest first. Filters: model, version, feature, window, statistic, since_us, until_us."""
+    wanted = [
+        n
+        for n, line in enumerate(names.lines)
+        if filters.get("model") in (None, line.model) and filters.get("version") in (None, line.version)
+    ]
+    tables = [r[0] for r in reader.execute("select table_name from duckdb_tables()").fetchall()]
+    shelves = sorted(t for t in tables if t.startswith("scores_"))
+    if not shelves or not wanted:
+        return []
+    where, parameters = ["list_contains(?, line)"], [wanted]
+    for key, clause in _SCORE_FILTERS.items():
+        if filters.get(key) is not None:
+            where.append(clause)
+            parameters.append(filters[key])
+    union = " union all ".join(f"select * from {t}" for t in shelves)
+    rows = reader.execute(
+        f"select line, window_seconds, start_us, reference, subject, statistic, value, expected, threshold, effect, "
+        f"samples, baseline_samples, verdict from ({union}) where {' and '.join(where)} "
+        f"order by start_us desc, line, subject, statistic limit {limit}",
+        parameters,
+    ).fetchall()
+    return [_score_json(names, row) for row in rows]
+
+
+_SCORE_FILTERS = {
+    "feature": "subject = ?",
+    "statistic": "statistic = ?",
+    "window_seconds": "window_seconds = ?",
+    "since_us": "start_us >= ?",
+    "until_us": "start_us < ?",
+}
+
+
+def _score_json(names: Names, row: Sequence[Any]) -> dict[str, Any]:
+    line, seconds, start, reference, subject, statistic, value, expected, threshold, effect, n, m, verdict = row
+    key = names.lines[line]
+    return {
+        "model": key.model,
+        "version": key.version,
+        "segment": dict(key.segment),
+        "window": duration_text(seconds),
+        "window_start": time_text(start),
+        "window_end": time_text(start + seconds * MICROSECONDS),
+        "reference": reference,
+        "subject": subject,
+        "statistic": statistic,
+        "value": _number(value),
+        "expected": _number(expected),
+        "threshold": _number(threshold),
+        "effect": _number(effect),
+        "samples": n,
+        "baseline_samples": m,
+        "verdict": verdict,
+    }
+
+
+def _number(value: float | None) -> float | None:
+    """JSON has no NaN."""
+    return None if value is None or not np.isfinite(value) else float(value)

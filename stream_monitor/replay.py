@@ -1,0 +1,118 @@
+"""The service's own engine over files: what `stream-monitor replay` does and what it leaves."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from stream_monitor import history
+from stream_monitor.app import Monitor, configured_baselines, fetch, reject_line
+from stream_monitor.baselines import merged, read_baselines
+from stream_monitor.config import Config
+from stream_monitor.engine import Engine, Refused
+from stream_monitor.errors import InputError, UsageError
+from stream_monitor.exposition import render
+from stream_monitor.records import Binding, Incident, Stream
+from stream_monitor.source.files import FileSource
+from stream_monitor.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to replay."""
+
+    config: Config
+    inference: Sequence[Path]
+    ground_truth: Sequence[Path]
+    baseline: Sequence[Path]
+    out: Path
+    rate_per_second: float | None = None
+
+
+def replay(
+    job: Job, *, on_incident: Callable[[Incident], None] | None = None, on_progress: Callable[[int], None] | None = None
+) -> dict[str, Any]:
+    """Run the engine over the files and leave the results in `job.out`; returns the summary.
+
+    Raises UsageError for files that are not there, InputError where nothing of the inference files was usable.
+    """
+    missing = [p for p in (*job.inference, *job.ground_truth, *job.baseline) if not p.exists()]
+    if missing:
+        raise UsageError(f"there is no file {missing[0]}", tuple(f"there is no file {p}" for p in missing))
+    job.out.mkdir(parents=True, exist_ok=True)
+    baselines = merged([*configured_baselines(job.config), *read_baselines(job.baseline, job.config)])
+    with tempfile.TemporaryDirectory(prefix="stream-monitor-") as folder:
+        store = Store(Path(folder) / "replay.duckdb")
+        try:
+            engine = Engine(job.config, store, baselines=list(baselines.values()))
+            began = time.perf_counter()
+            _run(job, engine, on_incident, on_progress)
+            return _leave(job, engine, time.perf_counter() - began)
+        finally:
+            store.close()
+
+
+def _run(
+    job: Job,
+    engine: Engine,
+    on_incident: Callable[[Incident], None] | None,
+    on_progress: Callable[[int], None] | None,
+) -> None:
+    source = FileSource(_bindings(job), rate_per_second=job.rate_per_second)
+    fetcher = fetch(source, job.config, positions={})
+    with (job.out / "rejects.jsonl").open("w", encoding="utf-8") as rejects:
+
+        def refuse(refused: Refused) -> None:
+            rejects.writelines(line + "\n" for line in reject_line(refused))
+
+        def tell(changed: list[Incident]) -> None:
+            for incident in changed:
+                if on_incident is not None:
+                    on_incident(incident)
+            if on_progress is not None:
+                on_progress(sum(engine.positions().values()))
+
+        monitor = Monitor(engine, fetcher, on_refused=refuse, on_checkpoint=tell)
+        try:
+            monitor.run(threading.Event())
+            monitor.finish()
+        finally:
+            fetcher.close()
+
+
+def _bindings(job: Job) -> list[Binding]:
+    """The files, read as the first topic of each kind is configured to be read."""
+    source = job.config.source
+    made = []
+    for stream, paths, known in (
+        (Stream.INFERENCE, job.inference, source.inference),
+        (Stream.GROUND_TRUTH, job.ground_truth, source.ground_truth),
+    ):
+        like = known[0].binding(stream) if known else Binding(stream, "")
+        made += [Binding(stream, str(p), like.model, like.version, like.fields, like.timestamp_unit) for p in paths]
+    return made
+
+
+def _leave(job: Job, engine: Engine, seconds: float) -> dict[str, Any]:
+    """Write the results."""
+    summary = history.summary(engine)
+    offered = summary["inference"]["offered"]
+    summary["elapsed_seconds"] = round(seconds, 3)
+    summary["events_per_second"] = round(offered / seconds, 1) if seconds else None
+    bodies = engine.store.incident_bodies()
+    (job.out / "incidents.jsonl").write_text("".join(body + "\n" for body in bodies), encoding="utf-8")
+    pq.write_table(history.scores_table(engine), job.out / "scores.parquet")
+    pq.write_table(history.performance_table(engine), job.out / "performance.parquet")
+    (job.out / "metrics.prom").write_bytes(render(engine))
+    (job.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    if offered and summary["inference"]["rejected"] == offered:
+        raise InputError(f"none of the {offered} inference events could be used; see {job.out / 'rejects.jsonl'}")
+    return summary

@@ -1,0 +1,243 @@
+"""Records from files: JSONL (plain, .gz, .zst), CSV and Parquet, each file one partition, read side by side.
+
+The offset of a record is its number in the file, from 0; blank JSONL lines are no records. Rows of a table become JSON
+objects in one vectorised step, so that decode sees one kind of record only.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, cast
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import zstandard
+
+from stream_monitor.errors import InputError, UsageError
+from stream_monitor.records import MICROSECONDS, NO_TIME, Binding, Ints, PartitionId, Poll, RawBatch
+from stream_monitor.source.protocol import Loss
+
+BLOCK_BYTES = 8_000_000
+TABLE_ROWS = 20_000
+
+_EVENT_COLUMNS = (
+    "inference_id", "model", "version", "timestamp", "prediction", "latency_ms", "segment", "attributions", "label",
+    "value", "outcome",
+)  # fmt: skip
+
+
+class FileSource:
+    """Files as partitions. `rate_per_second` gives records a time where their events carry none."""
+
+    def __init__(
+        self, bindings: Sequence[Binding], *, rate_per_second: float | None = None, start_us: int = 0
+    ) -> None:
+        self._files = {PartitionId(b.stream, b.topic, 0): _File(b, rate_per_second, start_us) for b in bindings}
+        missing = [b.topic for b in bindings if not Path(b.topic).is_file()]
+        if missing:
+            raise UsageError(f"there is no file {missing[0]}", tuple(f"there is no file {m}" for m in missing))
+        self._paused: frozenset[PartitionId] = frozenset()
+
+    def start(self, positions: Mapping[PartitionId, int]) -> None:
+        for partition, position in positions.items():
+            if partition in self._files:
+                self._files[partition].skip = position
+
+    def poll(self, max_records: int, timeout_seconds: float) -> Poll:
+        del timeout_seconds
+        batches = []
+        for partition, file in self._files.items():
+            if partition not in self._paused and not file.ended:
+                batch = file.read(partition, max_records)
+                if batch is not None:
+                    batches.append(batch)
+        return Poll(tuple(batches), {p: f.position for p, f in self._files.items() if f.ended})
+
+    def pause(self, partitions: frozenset[PartitionId]) -> None:
+        self._paused = partitions
+
+    def commit(self, positions: Mapping[PartitionId, int]) -> None:
+        del positions
+
+    def partitions(self) -> tuple[PartitionId, ...]:
+        return tuple(self._files)
+
+    def losses(self) -> tuple[Loss, ...]:
+        return ()
+
+    @property
+    def finished(self) -> bool:
+        return all(file.ended for file in self._files.values())
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+
+class _File:
+    """One file, read from its beginning; `skip` records are passed over."""
+
+    def __init__(self, binding: Binding, rate_per_second: float | None, start_us: int) -> None:
+        self.binding = binding
+        self.skip = 0
+        self.position = 0
+        self.ended = False
+        self._rate = rate_per_second
+        self._start_us = start_us
+        self._values: Iterator[pa.Array] | None = None
+        self._held: pa.Array | None = None
+        self._is_table = False
+
+    def read(self, partition: PartitionId, most: int) -> RawBatch | None:
+        """The next records; None when none were left."""
+        values = self._next(most)
+        if values is None:
+            self.ended = True
+            return None
+        n = len(values)
+        offset = np.arange(self.position, self.position + n)
+        self.position += n
+        times = np.full(n, NO_TIME, np.int64)
+        if self._rate is not None:
+            times = self._start_us + (offset * (MICROSECONDS / self._rate)).astype(np.int64)
+        return RawBatch(
+            self.binding, (partition,), np.zeros(n, np.int32), offset, values, times, is_table=self._is_table
+        )
+
+    def _next(self, most: int) -> pa.Array | None:
+        if self._values is None:
+            self._values = self._open()
+        while self.skip > self.position or self._held is None or not len(self._held):
+            if self._held is not None and len(self._held):
+                passed = min(self.skip - self.position, len(self._held))
+                self._held, self.position = self._held[passed:], self.position + passed
+                continue
+            self._held = next(self._values, None)
+            if self._held is None:
+                return None
+        taken, self._held = self._held[:most], self._held[most:]
+        return taken
+
+    def _open(self) -> Iterator[pa.Array]:
+        name = self.binding.topic.lower()
+        self._is_table = name.endswith((".csv", ".csv.gz", ".parquet", ".pq"))
+        try:
+            yield from _table_rows(self.binding) if self._is_table else _lines(self.binding.topic)
+        except (OSError, EOFError, zstandard.ZstdError, duckdb.Error) as error:
+            raise InputError(f"{self.binding.topic} cannot be read: {error}") from error
+
+    def close(self) -> None:
+        self._values = None
+
+
+def _stream(path: str) -> IO[bytes]:
+    if path.endswith(".gz"):
+        return cast(IO[bytes], gzip.open(path, "rb"))
+    file = open(path, "rb")  # noqa: SIM115 - closed by whoever reads it to its end
+    if path.endswith(".zst"):
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file, closefd=True))
+    return file
+
+
+def _lines(path: str) -> Iterator[pa.Array]:
+    """The lines of a file, blank ones left out, block by block."""
+    with _stream(path) as file:
+        rest = b""
+        while block := file.read(BLOCK_BYTES):
+            block = rest + block
+            cut = block.rfind(b"\n") + 1
+            rest = block[cut:]
+            if cut:
+                yield _split(block[:cut])
+        if rest.strip():
+            yield _split(rest + b"\n")
+
+
+def _split(block: bytes) -> pa.Array:
+    """A block that ends in a newline as an array of its lines, without a loop over them."""
+    data = np.frombuffer(block, np.uint8)
+    ends = np.flatnonzero(data == 10)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    stops = ends - (data[np.maximum(ends - 1, 0)] == 13) * (ends > starts)
+    blank = _is_blank(block, starts, stops)
+    offsets = np.concatenate([starts, [len(block)]]).astype(np.int32)
+    lines = pa.Array.from_buffers(
+        pa.binary(), len(starts), [None, pa.py_buffer(offsets.tobytes()), pa.py_buffer(block)]
+    )
+    return lines.filter(pa.array(~blank)) if blank.any() else lines
+
+
+def _is_blank(block: bytes, starts: Ints, stops: Ints) -> np.ndarray:
+    """Lines of white space only; only short ones are looked at."""
+    blank = stops <= starts
+    for i in np.flatnonzero((stops - starts < 64) & ~blank).tolist():
+        blank[i] = not block[starts[i] : stops[i]].strip()
+    return cast(np.ndarray, blank)
+
+
+def _table_rows(binding: Binding) -> Iterator[pa.Array]:
+    """The rows of a CSV or Parquet file as JSON objects."""
+    reader = "read_parquet" if binding.topic.lower().endswith((".parquet", ".pq")) else "read_csv"
+    options = "" if reader == "read_parquet" else ", sample_size=-1, auto_type_candidates=['BIGINT', 'DOUBLE', 'VARCHAR']"
+    with duckdb.connect() as connection:
+        source = f"{reader}(?{options})"
+        columns = connection.execute(f"describe select * from {source}", [binding.topic]).fetchall()
+        types = {name: kind for name, kind, *_ in columns}
+        sql = f"select {_object(_tree(list(types), binding), types)}::varchar::blob as v from {source}"
+        for batch in connection.sql(sql, params=[binding.topic]).to_arrow_reader(TABLE_ROWS):
+            yield batch.column(0).cast(pa.binary())
+
+
+Tree = dict[str, "Tree | str"]
+
+
+def _tree(columns: Sequence[str], binding: Binding) -> Tree:
+    """Columns nested by the dots in their names; a file without `features.` columns has the others as features."""
+    tree: Tree = {}
+    nested = any(name.startswith("features.") for name in columns)
+    mapped = {path.removeprefix("$.").split(".")[0].split("[")[0] for path in binding.fields.values()}
+    for name in columns:
+        head = name.split(".")[0]
+        if name == "features" or nested or head in _EVENT_COLUMNS or name in mapped:
+            path = name.split(".", 1) if head == "features" else name.split(".")
+        else:
+            path = ["features", name]
+        place = tree
+        for part in path[:-1]:
+            inner = place.setdefault(part, {})
+            place = inner if isinstance(inner, dict) else {}
+        place[path[-1]] = name
+    return tree
+
+
+def _object(tree: Tree, types: Mapping[str, str]) -> str:
+    """SQL that makes a JSON object of a row; null values are null in it, which every reader takes for absent."""
+    parts = []
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            parts += [_quoted(key), _object(value, types)]
+            continue
+        column = '"' + value.replace('"', '""') + '"'
+        if types[value].startswith(("TIMESTAMP", "DATE")):
+            column = f"strftime(({column})::timestamptz at time zone 'UTC', '%Y-%m-%dT%H:%M:%S.%fZ')"
+        elif types[value].startswith("VARCHAR") and key in _JSON_COLUMNS:
+            column = (
+                f"case when json_valid({column}) and left(trim({column}), 1) = '{{' "
+                f"then {column}::json else to_json({column}) end"
+            )
+        elif types[value] in ("DOUBLE", "FLOAT"):
+            # JSON has no literal for these in DuckDB's writer; decode reads NaN and Infinity as what they are.
+            column = f"case when isfinite({column}) then to_json({column}) else ({column})::varchar::json end"
+        parts += [_quoted(key), column]
+    return f"json_object({', '.join(parts)})"
+
+
+_JSON_COLUMNS = ("prediction", "segment", "features", "attributions")
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
