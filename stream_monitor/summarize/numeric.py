@@ -26,7 +26,7 @@ _CODE_OF_KIND[Kind.INFINITE] = INFINITE
 
 @dataclass(frozen=True, slots=True)
 class NumericBins:
-    """`edge` (M,): the distinct values where F passes k/K; `left`, `right` (M,): baseline rows below, and up to, each."""
+    """`edge` (M,): distinct values where F passes k/K; `left`, `right` (M,): baseline rows below, and up to, each."""
 
     edge: Floats
     left: Ints
@@ -35,6 +35,13 @@ class NumericBins:
     bins: int
     low: float
     high: float
+    centre: float  # the mean
+    sd: float  # the population's formula
+
+    @property
+    def scale(self) -> float:
+        """What deviations from `centre` are measured in: the standard deviation; of a constant its size, or 1."""
+        return self.sd or abs(self.centre) or 1.0
 
     @classmethod
     def learn(cls, values: Floats) -> NumericBins:
@@ -44,6 +51,7 @@ class NumericBins:
         bins = int(np.clip(rows // ROWS_A_BIN, 1, MAIN))
         cut = -(-np.arange(1, bins) * rows // bins) - 1
         edge = np.unique(ordered[cut]) if rows else np.zeros(0)
+        centre, sd = _mean_and_sd(ordered)
         return cls(
             edge=edge,
             left=np.searchsorted(ordered, edge, "left"),
@@ -52,6 +60,8 @@ class NumericBins:
             bins=bins,
             low=float(ordered[0]) if rows else np.nan,
             high=float(ordered[-1]) if rows else np.nan,
+            centre=centre,
+            sd=sd,
         )
 
     def encode(self, kind: Bytes, number: Floats, *, id_hi: Hashes, id_lo: Hashes, seed: str) -> np.ndarray[Any, Any]:
@@ -95,6 +105,8 @@ class NumericBins:
             "bins": self.bins,
             "low": None if np.isnan(self.low) else self.low,
             "high": None if np.isnan(self.high) else self.high,
+            "centre": self.centre,
+            "sd": self.sd,
         }
 
     @classmethod
@@ -107,6 +119,8 @@ class NumericBins:
             bins=int(body["bins"]),
             low=np.nan if body["low"] is None else float(body["low"]),
             high=np.nan if body["high"] is None else float(body["high"]),
+            centre=float(body["centre"]),
+            sd=float(body["sd"]),
         )
 
 
@@ -118,3 +132,12 @@ def tie_breaker(id_hi: Hashes, id_lo: Hashes, seed: str) -> Floats:
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     z = z ^ (z >> np.uint64(31))
     return (z >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mean_and_sd(ordered: Floats) -> tuple[float, float]:
+    """Of sorted values; scaled by a power of two on the way, so that no square overflows or vanishes."""
+    if not len(ordered) or ordered[0] == ordered[-1]:
+        return (float(ordered[0]) if len(ordered) else 0.0), 0.0
+    _, exponent = np.frexp(np.abs(ordered[[0, -1]]).max())
+    scaled = np.ldexp(ordered, -exponent)
+    return float(np.ldexp(scaled.mean(), exponent)), float(np.ldexp(scaled.std(), exponent))

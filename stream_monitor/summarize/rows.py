@@ -9,13 +9,16 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from stream_monitor.errors import StateError
 from stream_monitor.records import Bytes, Cells, Codes, Floats, Hashes, Inferences, Ints, Kind
+
+FORMAT = 1
 
 
 class SubjectKey(NamedTuple):
@@ -123,7 +126,9 @@ class Rows:
             place = np.full(len(self), -1, np.int64)
             place[held.row] = np.arange(len(held.row))
             columns[f"t{f}"] = held.text.take(pa.array(place, mask=place < 0))
-        table = pa.table(columns).replace_schema_metadata({"subjects": json.dumps(self.subjects)})
+        table = pa.table(columns).replace_schema_metadata(
+            {"format": str(FORMAT), "subjects": json.dumps(self.subjects)}
+        )
         sink = io.BytesIO()
         with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
             writer.write_table(table)
@@ -131,10 +136,16 @@ class Rows:
 
     @classmethod
     def from_bytes(cls, body: bytes) -> Rows:
-        """What `to_bytes` wrote."""
-        with pa.ipc.open_stream(body) as reader:
-            table = reader.read_all().combine_chunks()
-        subjects = tuple(SubjectKey(*s) for s in json.loads(table.schema.metadata[b"subjects"]))
+        """What `to_bytes` wrote; raises StateError for anything else."""
+        try:
+            with pa.ipc.open_stream(body) as reader:
+                table = reader.read_all().combine_chunks()
+            about = table.schema.metadata
+            subjects = tuple(SubjectKey(*s) for s in json.loads(about[b"subjects"]))
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+            raise StateError(f"waiting rows are damaged: {error}") from error
+        if about.get(b"format") != str(FORMAT).encode():
+            raise StateError(f"waiting rows are of another format than {FORMAT}")
         n, count = len(table), len(subjects)
         kind, number = np.zeros((n, count), np.uint8), np.full((n, count), np.nan)
         texts = {}
@@ -203,7 +214,7 @@ def _features(
         cell_row, name, kind, number = place[cells.row[chosen]], name[chosen], kind[chosen], number[chosen]
     present = np.flatnonzero(np.bincount(name, minlength=len(cells.names)))
     count = len(present)
-    if count and len(name) == n * count:
+    if count and len(name) == n * count and (cell_row.reshape(n, count) == np.arange(n)[:, None]).all():
         table = name.reshape(n, count)
         if (table == table[0]).all() and len(np.unique(table[0])) == count:
             names = [cells.names[i] for i in table[0]]

@@ -48,7 +48,9 @@ class Sketches:
             column = number[:, f]
             held = column[~np.isnan(column)]
             if len(held):
-                self.quantiles.setdefault(f, kll_doubles_sketch(KLL_SIZE)).update(held)
+                if f not in self.quantiles:
+                    self.quantiles[f] = kll_doubles_sketch(KLL_SIZE)
+                self.quantiles[f].update(held)
         for f, counts in unseen.items():
             distinct = self.distinct.setdefault(f, hll_sketch(HLL_LOG_SIZE))
             frequent = self.frequent.setdefault(f, frequent_strings_sketch(FREQUENT_LOG_SIZE))
@@ -106,6 +108,6 @@ class Sketches:
         while at < len(body):
             tag, f, size = struct.unpack_from("<BII", body, at)
             at += 9
-            held[tag][f] = read[tag](body[at : at + size])  # type: ignore[index]
+            held[tag][f] = read[tag](body[at : at + size])
             at += size
         return made
