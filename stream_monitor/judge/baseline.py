@@ -53,8 +53,9 @@ class Baseline:
     @property
     def id(self) -> str:
         """A hash of what the baseline says, not of when it was made."""
-        parts = (self.model, self.version, self.schema.id, self.profile.counts.tobytes().hex())
-        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
+        said = hashlib.blake2b(json.dumps((self.model, self.version, self.schema.id)).encode(), digest_size=8)
+        said.update(self.profile.counts.tobytes())
+        return said.hexdigest()
 
     @property
     def means(self) -> Floats:
@@ -75,7 +76,7 @@ class Baseline:
         return replace(self, version=version)
 
     def to_bytes(self) -> bytes:
-        """A self-describing file."""
+        """A self-describing file: magic, a digest of the rest, and the rest compressed."""
         head = {
             "model": self.model,
             "version": self.version,
@@ -88,15 +89,19 @@ class Baseline:
         for name, body in self.outcomes.items():
             parts += [name.encode(), body]
         framed = b"".join(struct.pack("<I", len(part)) + part for part in parts)
-        return MAGIC + zstandard.ZstdCompressor(level=6).compress(framed)
+        content = zstandard.ZstdCompressor(level=6).compress(framed)
+        return MAGIC + _digest(content) + content
 
     @classmethod
     def from_bytes(cls, body: bytes) -> Baseline:
         """What `to_bytes` wrote; raises InputError for anything else."""
         if not is_baseline_file(body):
             raise InputError("not a baseline of this program's format")
+        digest, content = body[len(MAGIC) : len(MAGIC) + _DIGEST_BYTES], body[len(MAGIC) + _DIGEST_BYTES :]
+        if digest != _digest(content):
+            raise InputError("the baseline is damaged: its bytes are not those that were written")
         try:
-            parts = _unframe(zstandard.decompress(body[len(MAGIC) :]))
+            parts = _unframe(zstandard.decompress(content))
             head: dict[str, Any] = json.loads(parts[0])
             schema = Schema.from_json(head.pop("schema"))
             return cls(
@@ -142,6 +147,13 @@ def build(
 def is_baseline_file(first_bytes: bytes) -> bool:
     """Whether a file begins like a built baseline."""
     return first_bytes.startswith(MAGIC)
+
+
+_DIGEST_BYTES = 16
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
 
 
 def _unframe(raw: bytes) -> list[bytes]:

@@ -46,7 +46,7 @@ class NumericBins:
     @classmethod
     def learn(cls, values: Floats) -> NumericBins:
         """From the finite values of the baseline, in any order; none at all gives bins nothing falls into."""
-        ordered = np.sort(values)
+        ordered = np.sort(values + 0.0)  # minus zero becomes zero: a sort may leave either first
         rows = len(ordered)
         bins = int(np.clip(rows // ROWS_A_BIN, 1, MAIN))
         cut = -(-np.arange(1, bins) * rows // bins) - 1

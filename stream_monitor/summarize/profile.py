@@ -488,7 +488,7 @@ def representatives(schema: Schema, coded: Coded) -> Floats:
         if not len(held):
             continue
         # Codes rise with the numbers, and equal numbers may swap: so each sorted by itself, they still belong together.
-        code, number = np.sort(code[held]), np.sort(coded.number[held, f])
+        code, number = np.sort(code[held]), np.sort(coded.number[held, f] + 0.0)
         used, start = np.unique(code, return_index=True)
         stop = np.append(start[1:], len(code))
         with np.errstate(over="ignore"):
