@@ -66,7 +66,8 @@ def decode_batch(decoder: Decoder, raw: RawBatch) -> Batch:
 def fetch(source: Source, config: Config, *, positions: Mapping[PartitionId, int]) -> Fetcher[list[Batch]]:
     """A thread that reads the source from these positions and decodes what comes."""
     decoder = make_decoder(config)
-    return Fetcher(source, transform=lambda poll: decode_poll(decoder, poll), positions=positions)
+    source.start(positions)
+    return Fetcher(source, transform=lambda poll: decode_poll(decoder, poll))
 
 
 def open_engine(config: Config, store: Store) -> Engine:

@@ -123,6 +123,10 @@ class Engine:
         self._forget_before = NO_TIME
         self._resume()
         self.changed: dict[str, Incident] = {}
+        self._written: dict[str, Incident] = {}
+        self._known_incidents = {
+            incident.id for v in self.versions.values() for line in v.lines.values() for incident in line.book.open_incidents
+        }
         self._ready = 0
 
     def _resume(self) -> None:
@@ -399,6 +403,10 @@ class Engine:
 
     def _note(self, incidents: Sequence[Incident]) -> None:
         for incident in incidents:
+            if incident.id not in self.changed and incident.id not in self._known_incidents:
+                self._known_incidents.add(incident.id)
+                self.count("incidents_opened", 1, model=incident.line.model, version=incident.line.version,
+                           kind=incident.kind, severity=incident.severity)  # fmt: skip
             self.changed[incident.id] = incident
 
     def _seal_joined(self, now_seconds: float) -> None:
@@ -449,7 +457,7 @@ class Engine:
             version.save()
         self.outcomes.save()
         self.names.save(self.store)
-        self.store.put_incidents([incident_row(incident) for incident in changed])
+        self._put_incidents(changed)
         self.store.put_counters(self.counters)
         self.store.put_positions(
             {
@@ -465,6 +473,13 @@ class Engine:
             self.store.set_meta("forget_before", str(self._forget_before))
         self.store.commit()
         return changed
+
+    def _put_incidents(self, changed: Sequence[Incident]) -> None:
+        """Write what changed, and open incidents whose evidence grew stronger without being news."""
+        standing = {i.id: i for v in self.versions.values() for line in v.lines.values() for i in line.book.open_incidents}
+        fresh = {i.id: i for i in standing.values() if self._written.get(i.id) != i} | {i.id: i for i in changed}
+        self.store.put_incidents([incident_row(incident) for incident in fresh.values()])
+        self._written = {i: standing[i] for i in standing}
 
     def _expire(self) -> None:
         """Drop what is kept no longer: retention for profiles, the label horizon for predictions and labels."""

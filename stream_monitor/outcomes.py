@@ -123,6 +123,7 @@ class Outcomes:
         self._dirty_made: set[tuple[int, int, int]] = set()
         self._dirty_arrivals: set[tuple[int, int]] = set()
         self._closed: dict[str, bytes] = {}
+        self._latest: dict[tuple[int, int, int], OutcomeProfile] = {}
 
     @classmethod
     def load(cls, engine: Engine) -> Outcomes:
@@ -343,6 +344,7 @@ class Outcomes:
             window = held.open.pop(seconds)
             self._dirty_arrivals.add((line.number, outcome))
             self._closed[f"{line.number}/{outcome}/{seconds}/{window.start_us}"] = window.profile.to_bytes()
+            self._latest[(line.number, outcome, seconds)] = window.profile
             if line.is_whole and held.reference is not None:
                 self._judge(line, outcome, held, seconds, window, changed)
 
@@ -412,6 +414,28 @@ class Outcomes:
             changed.update({i.id: i for i in self.seal(max(newest) + 1)})
 
     # -- reading ---------------------------------------------------------------------------------
+
+    def reference(self, line: Line, outcome: int) -> OutcomeProfile | None:
+        """What the errors of a line are judged by: the baseline's truth, or the first labels."""
+        held = self._arrivals.get((line.number, outcome))
+        return None if held is None else held.reference
+
+    def recent(self, line: Line, outcome: int, seconds: int, most: int) -> list[tuple[str, OutcomeProfile, float]]:
+        """(basis, profile, coverage) of the newest closed window with labels: by cohort and by arrival."""
+        found: list[tuple[str, OutcomeProfile, float]] = []
+        span = seconds * MICROSECONDS
+        if self.engine.sealed_us is not None and (line.number, outcome) in self._arrivals:
+            newest = (self.engine.sealed_us // span - 1) * span
+            for start in range(newest, newest - most * span, -span):
+                cohort = self.cohort((line.number, outcome, seconds, start))
+                if cohort is not None and cohort.rows:
+                    made = self.made(line.number, seconds, start)
+                    found.append(("cohort", cohort, min(cohort.rows / made, 1.0) if made else float("nan")))
+                    break
+        arrived = self._latest.get((line.number, outcome, seconds))
+        if arrived is not None:
+            found.append(("arrival", arrived, float("nan")))
+        return found
 
     def performance(self, key: CohortKey, basis: str, profile: OutcomeProfile) -> list[Performance]:
         """The metrics of one window."""

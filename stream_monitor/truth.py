@@ -23,8 +23,8 @@ from stream_monitor.window.join import CORRECTED, DUPLICATE, NEW, decide, id_key
 
 DAY_US = 86_400 * MICROSECONDS
 
-DELAY_BOUNDS_SECONDS = (1, 10, 60, 600, 3600, 6 * 3600, 86_400, 3 * 86_400, 7 * 86_400, 30 * 86_400, 90 * 86_400)
-"""Label delay, from an advertiser's seconds to a lender's months."""
+DELAY_BOUNDS_SECONDS = (1, 10, 60, 600, 3600, 21_600, 86_400, 604_800, 2_592_000)
+"""The bounds of the label delay histogram; the metrics catalogue has the same, a test says so."""
 
 PREDICTION_SCHEMA = pa.schema(
     [
@@ -107,7 +107,7 @@ class Ledger:
     expired: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # version
     predictions: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # version
     delays: dict[int, list[int]] = field(default_factory=dict)  # version -> counts by DELAY_BOUNDS_SECONDS, then +Inf
-    delay_seconds: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # version, whole microseconds
+    delay_us: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # version, whole microseconds
     label_days: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # day -> orphans first seen that day
     prediction_days: dict[tuple[int, int], list[int]] = field(
         default_factory=dict
@@ -128,7 +128,7 @@ class Ledger:
             "expired": list(self.expired.items()),
             "predictions": list(self.predictions.items()),
             "delays": list(self.delays.items()),
-            "delay_seconds": list(self.delay_seconds.items()),
+            "delay_us": list(self.delay_us.items()),
             "label_days": list(self.label_days.items()),
             "prediction_days": [[d, v, n] for (d, v), n in self.prediction_days.items()],
         }
@@ -137,7 +137,7 @@ class Ledger:
     def from_json(cls, body: Mapping[str, Any]) -> Ledger:
         ledger = cls()
         ledger.labels.update({(m, f): n for m, f, n in body["labels"]})
-        for name in ("labelled", "expired", "predictions", "delays", "delay_seconds", "label_days"):
+        for name in ("labelled", "expired", "predictions", "delays", "delay_us", "label_days"):
             getattr(ledger, name).update({int(k): v for k, v in body[name]})
         ledger.prediction_days.update({(d, v): n for d, v, n in body["prediction_days"]})
         return ledger
@@ -408,7 +408,7 @@ class Truth:
         for (v, b), count in _counts(made["version"].to_numpy()[known], bucket):
             self.ledger.delays.setdefault(v, [0] * (len(DELAY_BOUNDS_SECONDS) + 1))[b] += count
         for v in np.unique(made["version"].to_numpy()[known]).tolist():
-            self.ledger.delay_seconds[v] += int(delay[made["version"].to_numpy()[known] == v].sum())
+            self.ledger.delay_us[v] += int(delay[made["version"].to_numpy()[known] == v].sum())
 
     def _count_labels(
         self,

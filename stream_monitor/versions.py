@@ -39,6 +39,8 @@ from stream_monitor.records import (
 )
 from stream_monitor.store import DAYS, FIVE_MINUTES, HOURS, PANES, SCORES, SKETCHES, Shelf
 from stream_monitor.summarize.profile import Coded, Profile, pane_bodies
+from stream_monitor.summarize.categorical import Categories
+from stream_monitor.summarize.protocol import BINS, MAIN, UNSEEN
 from stream_monitor.summarize.rows import Rows, concat
 from stream_monitor.summarize.sketches import Sketches
 
@@ -54,7 +56,12 @@ LEVELS: Sequence[tuple[int, Shelf]] = ((86_400, DAYS), (3_600, HOURS), (300, FIV
 SKETCH_CHECKPOINTS = 30
 """The sketch of an hour under way is written at every 30th checkpoint only: people miss a minute of it after a crash."""
 
-LATENCY = "latency"
+BIN_SUBJECTS = 20
+"""Subjects whose bins are counted for the metrics: 20 of them are 600 series a version, 200 would be 6,000."""
+
+COARSE_MAIN = 10
+COARSE = COARSE_MAIN + BINS - MAIN
+"""Ten bins of equal mass, as people know them from PSI, and the bins for what is no value in range."""
 
 
 @dataclass(slots=True)
@@ -77,6 +84,8 @@ class Line:
         self.detectors: DetectorBank | None = None
         self.open: dict[int, _Open] = {}  # span seconds -> what is under way
         self.latest: dict[int, list[Score]] = {}  # window seconds -> scores of the last window that closed
+        self.observed: Ints = np.zeros((0, COARSE), np.int64)  # counts since the baseline is in use, coarse bins
+        self._trailing: dict[int, tuple[int, Profile, list[Score]]] = {}
         self._finished: dict[Shelf, list[tuple[int, int, bytes]]] = defaultdict(list)
         self._scores: list[Score] = []
         self._sketch: tuple[int, Sketches] | None = None
@@ -93,7 +102,10 @@ class Line:
         self.baseline = baseline
         self.open = {}
         self._sketch = None
+        self._trailing = {}
         self.detectors = None
+        if baseline is not None:
+            self.observed = np.zeros((min(len(baseline.schema), BIN_SUBJECTS), COARSE), np.int64)
         self.book.baseline_id = None if baseline is None else baseline.id
         if baseline is not None and self.is_whole:
             self.detectors = DetectorBank(len(baseline.schema))
@@ -149,6 +161,7 @@ class Line:
             else:
                 held.profile = held.profile.merge(profile)
         if self.is_whole:
+            self.observed += self.coarse(profile.counts)
             self._sketch_rows(rows, part, start, stop)
             self._detect(part.number, rows.time_us[start:stop], changed)
 
@@ -158,7 +171,7 @@ class Line:
         if self._sketch is None or self._sketch[0] != hour:
             self._sketch = (hour, Sketches())
         schema = self.baseline.schema
-        unseen = schema.unseen(rows.take(np.arange(start, stop)), part.code) if (part.code == 261).any() else {}
+        unseen = schema.unseen(rows.take(np.arange(start, stop)), part.code) if (part.code == UNSEEN).any() else {}
         self._sketch[1].update(part.number, unseen)
 
     def _detect(self, number: Floats, time_us: Ints, changed: dict[str, Incident]) -> None:
@@ -168,7 +181,7 @@ class Line:
         usable = np.isfinite(spread) & (spread > 0)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             values = (number - self.baseline.means) / np.where(usable, spread, np.nan)
-        subjects = self.engine_subjects()
+        subjects = self.subject_names()
         for change in self.detectors.update(values, time_us):
             name, kind = subjects[change.subject]
             self.engine.count("detector_changes", 1, model=self.key.model, version=self.key.version,
@@ -180,7 +193,7 @@ class Line:
             for incident in self.book.note(which, evidence, now_us=change.time_us, onset_us=change.time_us):
                 changed[incident.id] = incident
 
-    def engine_subjects(self) -> list[tuple[str, str]]:
+    def subject_names(self) -> list[tuple[str, str]]:
         """(name, kind) of every subject, in the order of the schema."""
         assert self.baseline is not None
         return [(s.key.name, s.key.kind) for s in self.baseline.schema.subjects]
@@ -261,7 +274,7 @@ class Line:
         )
 
     def _subject_index(self, score: Score) -> int:
-        return self.engine_subjects().index((score.subject, score.subject_kind))
+        return self.subject_names().index((score.subject, score.subject_kind))
 
     def _onset(self, score: Score, closed: dict[str, Profile]) -> int:
         """When the change a window shows began: looked for in the window and in the one before it."""
@@ -314,6 +327,49 @@ class Line:
                 total = total.merge(self._profile(body))
         return total
 
+    def trailing(self, seconds: int) -> tuple[Profile, list[Score]] | None:
+        """The window that ends where panes are sealed, and its scores; looked at again every max(pane, window/60)."""
+        sealed = self.engine.sealed_us
+        if self.baseline is None or sealed is None:
+            return None
+        pane = self.engine.config.pane
+        step = max(pane, -(-seconds // 60 // pane) * pane) * MICROSECONDS
+        until = sealed // step * step
+        held = self._trailing.get(seconds)
+        if held is None or held[0] != until:
+            since = until - seconds * MICROSECONDS
+            profile = self.total(since, until)
+            scores = self.scores_of(profile, seconds, since, until) if profile.rows else []
+            held = self._trailing[seconds] = (until, profile, scores)
+        return held[1], held[2]
+
+    def coarse(self, counts: Ints) -> Ints:
+        """Counts (F, BINS) of the first subjects in ten main bins (the first ten categories, then the rest) and the others."""
+        assert self.baseline is not None
+        chosen = counts[:BIN_SUBJECTS]
+        out = np.zeros((len(chosen), COARSE), np.int64)
+        for f, subject in enumerate(self.baseline.schema.subjects[:BIN_SUBJECTS]):
+            main = chosen[f, :MAIN]
+            if isinstance(subject.bins, Categories):
+                out[f, : COARSE_MAIN - 1] = main[: COARSE_MAIN - 1]
+                out[f, COARSE_MAIN - 1] = main[COARSE_MAIN - 1 :].sum()
+            else:
+                group = np.arange(MAIN) * COARSE_MAIN // max(subject.bins.bins, 1)
+                out[f, :COARSE_MAIN] = np.bincount(np.minimum(group, COARSE_MAIN - 1), main, COARSE_MAIN)
+        out[:, COARSE_MAIN:] = chosen[:, MAIN:]
+        return out
+
+    def bin_names(self, f: int) -> list[str | None]:
+        """The labels of the coarse bins of a subject; None for a bin it cannot have."""
+        assert self.baseline is not None
+        bins = self.baseline.schema.subjects[f].bins
+        if isinstance(bins, Categories):
+            named = list(bins.values[: COARSE_MAIN - 1])
+            main = [*named, *[None] * (COARSE_MAIN - 1 - len(named))]
+            return [*main, "other" if len(bins.values) >= COARSE_MAIN else None, "missing", "wrong_type", None, None, None,
+                    "unseen"]  # fmt: skip
+        return [*(f"{b:02d}" for b in range(COARSE_MAIN)), "missing", "wrong_type", "infinite", "below", "above", None]
+
     # -- the store -------------------------------------------------------------------------------
 
     def flush(self) -> None:
@@ -358,7 +414,8 @@ class Line:
         """The states to upsert."""
         self.flush()
         self._saves += 1
-        states = {f"{self.number}/book": json.dumps(self.book.to_json()).encode()}
+        states = {f"{self.number}/observed": self.observed.astype("<i8").tobytes()} if self.is_whole else {}
+        states |= {f"{self.number}/book": json.dumps(self.book.to_json()).encode()}
         if self.detectors is not None:
             states[f"{self.number}/detectors"] = self.detectors.to_bytes()
         if self._sketch is not None and (final or self._saves % SKETCH_CHECKPOINTS == 0):
@@ -373,6 +430,9 @@ class Line:
             self.book = IncidentBook.from_json(json.loads(states[f"{self.number}/book"]))
         if self.baseline is None or sealed_us is None:
             return
+        observed = np.frombuffer(states.get(f"{self.number}/observed", b""), "<i8")
+        if observed.size == self.observed.size:
+            self.observed = observed.reshape(self.observed.shape).copy()
         if self.detectors is not None and f"{self.number}/detectors" in states:
             self.detectors = DetectorBank.from_bytes(states[f"{self.number}/detectors"])
         sketch = states.get(f"{self.number}/sketch")

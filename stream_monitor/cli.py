@@ -1,0 +1,336 @@
+"""The command line. Exit codes: 0 done, 2 usage or configuration, 3 input refused, 4 a peer, 5 the state file, 70 a bug."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+from stream_monitor import __doc__ as about
+from stream_monitor.baselines import build_baselines, read_baselines
+from stream_monitor.check import check_configuration
+from stream_monitor.client import ask_service
+from stream_monitor.config import Config, load, parse
+from stream_monitor.errors import InputError, MonitorError, UsageError
+from stream_monitor.publish.events import incident_line
+from stream_monitor.publish.log import configure
+from stream_monitor.records import Incident
+from stream_monitor.replay import Job, replay
+from stream_monitor.stored import promote_in_state, stored_baselines
+
+app = typer.Typer(
+    help=about, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+baseline_app = typer.Typer(help="Build, look at and promote baselines.", no_args_is_help=True)
+app.add_typer(baseline_app, name="baseline")
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on stdout and nothing else.")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="The configuration file (YAML).")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    sys.exit(run_command(arguments))
+
+
+def run_command(arguments: Sequence[str] | None = None) -> int:
+    """The exit code of a command; every error becomes a sentence on stderr."""
+    err = Console(stderr=True, soft_wrap=True, highlight=False)
+    try:
+        result = typer.main.get_command(app).main(args=list(arguments) if arguments is not None else None,
+                                                  standalone_mode=False)  # fmt: skip
+        return result if isinstance(result, int) else 0
+    except UsageError as error:
+        err.print(f"stream-monitor: {error}", markup=False)
+        for problem in error.problems:
+            err.print(f"  {problem}", markup=False)
+        return error.exit_code
+    except MonitorError as error:
+        err.print(f"stream-monitor: {error}", markup=False)
+        return error.exit_code
+    except typer.Abort:
+        return 130
+    except KeyboardInterrupt:
+        return 130
+    except typer.Exit as leave:
+        return int(leave.exit_code)
+    except Exception as error:
+        show = getattr(error, "show", None)
+        if show is not None and hasattr(error, "exit_code"):
+            show()
+            return int(error.exit_code)
+        traceback.print_exc()
+        err.print("stream-monitor: this is a bug in the program; the traceback above says where.", markup=False)
+        return 70
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Option("--config", help="The configuration file (YAML).")],
+    log_json: Annotated[bool, typer.Option("--log-json", help="Logs as JSON lines.")] = False,
+) -> None:
+    """Attach to the event bus and watch until told to stop."""
+    from stream_monitor.service import serve  # the web stack: not loaded for the other commands
+
+    configure(json_lines=log_json)
+    serve(load(config, os.environ))
+
+
+@app.command()
+def demo(
+    port: Annotated[int, typer.Option(help="Where the page and /metrics are served.")] = 9464,
+    for_: Annotated[str | None, typer.Option("--for", help="Stop after this time, e.g. 60s.")] = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the page.")] = False,
+) -> None:
+    """Everything embedded: a seeded story of two models, no broker, no Docker."""
+    from stream_monitor.demo import run_demo
+
+    configure(level=logging.WARNING)
+    run_demo(port=port, duration=for_, browser=not no_browser)
+
+
+@app.command("replay")
+def replay_command(
+    inference: Annotated[list[Path], typer.Option("--inference", help="Files of inference events (repeatable).")],
+    out: Annotated[Path, typer.Option("--out", help="The folder for the results.")],
+    ground_truth: Annotated[list[Path] | None, typer.Option("--ground-truth", help="Files of labels.")] = None,
+    baseline: Annotated[list[Path] | None, typer.Option("--baseline", help="Rows, or a built baseline.")] = None,
+    config: ConfigOption = None,
+    rate: Annotated[
+        str | None, typer.Option("--rate", help="Events a second where they carry no time, e.g. 1/s.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """The service's own engine over files, as fast as the machine goes."""
+    configure(level=logging.WARNING)
+    job = Job(_configuration(config), inference, ground_truth or [], baseline or [], out, _rate(rate))
+    err = Console(stderr=True, soft_wrap=True, highlight=False)
+    seen: set[tuple[str, bool]] = set()
+
+    def tell(incident: Incident) -> None:
+        if (incident.id, incident.closed_us is None) not in seen:
+            seen.add((incident.id, incident.closed_us is None))
+            err.print(incident_line(incident))
+
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=err, transient=True) as progress:
+        task = progress.add_task("reading")
+        summary = replay(
+            job,
+            on_incident=tell,
+            on_progress=lambda n: progress.update(task, description=f"{n:,} records"),
+        )
+    _print(summary, as_json=as_json, table=lambda: _summary_table(summary, out))
+
+
+@baseline_app.command("build")
+def baseline_build(
+    from_: Annotated[list[Path], typer.Option("--from", help="Files of baseline rows (repeatable).")],
+    out: Annotated[Path, typer.Option("--out", help="The baseline file to write.")],
+    model: Annotated[str | None, typer.Option(help="The model of rows that name none.")] = None,
+    version: Annotated[str | None, typer.Option(help="The version of rows that name none.")] = None,
+    config: ConfigOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Build a baseline from CSV, Parquet or JSONL rows."""
+    missing = [path for path in from_ if not path.is_file()]
+    if missing:
+        raise UsageError(f"there is no file {missing[0]}", tuple(f"there is no file {p}" for p in missing))
+    built = build_baselines(from_, _configuration(config), model=model, version=version)
+    chosen = [b for b in built if model in (None, b.model) and version in (None, b.version, "")] if model else built
+    if len(chosen) != 1:
+        held = ", ".join(f"{b.model} {b.version or '(any version)'}" for b in built)
+        raise InputError(f"one baseline is written to a file, but the rows hold {held}: choose with --model and --version")
+    made = chosen[0] if version is None else chosen[0].serving(version)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(made.to_bytes())
+    body = _baseline_json(made)
+    _print(body, as_json=as_json, table=lambda: _pairs({**body, "file": str(out)}))
+
+
+@baseline_app.command("show")
+def baseline_show(file: Path, as_json: JsonFlag = False) -> None:
+    """What a baseline file holds."""
+    body = {"baselines": [_baseline_json(b, features=True) for b in read_baselines([file], _configuration(None))]}
+    _print(body, as_json=as_json, table=lambda: _feature_tables(body["baselines"]))
+
+
+@baseline_app.command("list")
+def baseline_list(
+    url: Annotated[str | None, typer.Option(help="A running service.")] = None,
+    state: Annotated[Path | None, typer.Option(help="A state file nobody uses.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """The baselines a service or a state file judges by."""
+    rows = _from_service_or_state(url, state)
+    _print({"baselines": rows}, as_json=as_json, table=lambda: _rows_table(rows))
+
+
+@baseline_app.command("promote")
+def baseline_promote(
+    model: Annotated[str, typer.Option(help="The model.")],
+    version: Annotated[str, typer.Option(help="The version that shall be judged by it.")],
+    file: Annotated[Path, typer.Option("--from", help="A built baseline file, or rows.")],
+    url: Annotated[str | None, typer.Option(help="A running service.")] = None,
+    state: Annotated[Path | None, typer.Option(help="A state file nobody uses.")] = None,
+    token_file: Annotated[Path | None, typer.Option(help="The token of the service.")] = None,
+    config: ConfigOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Judge a version by another baseline from now on; closes the incidents it explains."""
+    found = read_baselines([file], _configuration(config), model=model)
+    fitting = [b for b in found if b.model == model and b.version in (version, "")] or found
+    if len(fitting) != 1:
+        raise InputError(f"{file} holds {len(fitting)} baselines for {model} {version}: one is needed")
+    chosen = fitting[0].serving(version)
+    if (url is None) == (state is None):
+        raise UsageError("say which: --url of a running service, or --state of a file nobody uses")
+    if url is not None:
+        import base64
+
+        token = token_file.read_text().strip() if token_file else None
+        body = {"model": model, "version": version, "baseline": base64.b64encode(chosen.to_bytes()).decode()}
+        answer = ask_service(url, "baselines/promote", body=body, token=token)
+    else:
+        assert state is not None
+        answer = promote_in_state(state, chosen)
+    _print(answer, as_json=as_json, table=lambda: _pairs(answer))
+
+
+@app.command()
+def check(
+    config: Path,
+    connect: Annotated[bool, typer.Option("--connect", help="Reach the brokers and topics.")] = False,
+    sample: Annotated[int, typer.Option(help="Read so many real records and say what they hold.")] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check a configuration, and with --connect or --sample what it points at."""
+    configure(level=logging.WARNING)
+    report = check_configuration(load(config, os.environ), connect=connect or sample > 0, sample=sample)
+    _print(report, as_json=as_json, table=lambda: _check_lines(report))
+
+
+@app.command()
+def report() -> None:
+    """The HTML report: not in this version yet."""
+    raise UsageError("`report` is not in this version yet; `replay --out DIR` leaves the same figures as tables")
+
+
+# -- printing ------------------------------------------------------------------------------------
+
+
+def _configuration(path: Path | None) -> Config:
+    return load(path, os.environ) if path is not None else parse({}, os.environ)
+
+
+def _rate(text: str | None) -> float | None:
+    """`1/s`, `10/s`, `60/m` as events a second."""
+    if text is None:
+        return None
+    count, _, unit = text.partition("/")
+    seconds = {"s": 1, "m": 60, "h": 3600}.get(unit)
+    try:
+        rate = float(count) / seconds if seconds else 0.0
+    except ValueError:
+        rate = 0.0
+    if rate <= 0:
+        raise UsageError(f"--rate {text}: write it like 1/s or 60/m")
+    return rate
+
+
+def _print(body: dict[str, Any], *, as_json: bool, table: Any) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(body, ensure_ascii=False) + "\n")
+    else:
+        out = Console(highlight=False)
+        for part in table():
+            out.print(part)
+
+
+def _pairs(body: dict[str, Any]) -> list[Table]:
+    table = Table(show_header=False, box=None)
+    for key, value in body.items():
+        table.add_row(key.replace("_", " "), str(value))
+    return [table]
+
+
+def _summary_table(summary: dict[str, Any], out: Path) -> list[Any]:
+    table = Table(title="What became of the records")
+    for name in ("stream", "fate", "records"):
+        table.add_column(name, justify="right" if name == "records" else "left")
+    for stream in ("inference", "ground_truth", "predictions"):
+        for fate, count in summary[stream].items():
+            table.add_row(stream.replace("_", " "), fate.replace("_", " "), f"{count:,}")
+    speed = f"{summary['events_per_second']:,.0f} events/s" if summary["events_per_second"] else ""
+    return [table, f"{summary['incidents']} incidents; {summary['elapsed_seconds']:.1f} s {speed}; results in {out}"]
+
+
+def _rows_table(rows: list[dict[str, Any]]) -> list[Any]:
+    if not rows:
+        return ["none"]
+    table = Table()
+    for name in rows[0]:
+        table.add_column(name.replace("_", " "))
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    return [table]
+
+
+def _baseline_json(baseline: Any, *, features: bool = False) -> dict[str, Any]:
+    body = {
+        "baseline_id": baseline.id,
+        "model": baseline.model,
+        "version": baseline.version or "(any)",
+        "rows": baseline.profile.rows,
+        "features": sum(s.key.kind == "feature" for s in baseline.schema.subjects),
+        "provisional": baseline.provisional,
+        "outcomes": sorted(baseline.outcomes),
+    }
+    if features:
+        body["subjects"] = [
+            {"name": s.key.name, "kind": s.key.kind, "value_kind": s.value_kind} for s in baseline.schema.subjects
+        ]
+    return body
+
+
+def _feature_tables(baselines: list[dict[str, Any]]) -> list[Any]:
+    return [
+        part
+        for body in baselines
+        for part in (*_pairs({k: v for k, v in body.items() if k != "subjects"}), *_rows_table(body["subjects"]))
+    ]
+
+
+def _from_service_or_state(url: str | None, state: Path | None) -> list[dict[str, Any]]:
+    if (url is None) == (state is None):
+        raise UsageError("say which: --url of a running service, or --state of a file nobody uses")
+    if url is not None:
+        found = ask_service(url, "baselines")
+        return list(found["baselines"]) if isinstance(found, dict) else list(found)
+    assert state is not None
+    return stored_baselines(state)
+
+
+def _check_lines(report: dict[str, Any]) -> list[Any]:
+    lines: list[Any] = [f"configuration: {report['configuration']}"]
+    lines += [f"connection: {line}" for line in report.get("connection", [])]
+    for topic in report.get("topics", []):
+        lines.append(f"{topic['topic']}: {topic['read']} records read, {topic['refused']} would be refused")
+        lines += [f"  refused: {count} x {reason}" for reason, count in topic["reasons"].items()]
+        lines += [f"  {note}" for note in topic["notes"]]
+        if topic.get("fields"):
+            lines += _rows_table(topic["fields"])
+    return lines
+
+
+if __name__ == "__main__":
+    main()

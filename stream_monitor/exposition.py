@@ -1,0 +1,231 @@
+"""From the engine to a metrics snapshot: every family of the catalogue, right after a commit."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version as installed_version
+
+import numpy as np
+
+from stream_monitor.config import duration_text
+from stream_monitor.engine import Engine
+from stream_monitor.judge.performance import metrics
+from stream_monitor.publish.collector import Publisher
+from stream_monitor.publish.snapshot import Distribution, LabelValues, Snapshot
+from stream_monitor.records import MICROSECONDS, Score, Stream
+from stream_monitor.summarize.profile import Profile
+from stream_monitor.summarize.protocol import MISSING
+from stream_monitor.versions import Line, Version
+
+PUBLISHED_STATISTIC = "psi"
+"""One statistic by default, for numbers and categories alike; the others are in the scores."""
+
+PUBLISHED_WINDOWS = 2
+"""The shortest two window lengths: what moves first."""
+
+RECENT_COHORTS = 8
+"""How many closed windows back a cohort with labels is looked for."""
+
+Samples = dict[str, list[tuple[LabelValues, float]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the loop around the engine knows. `checkpoints`: durations in seconds by bucket, with their sum."""
+
+    ready: bool
+    checkpoint_unix_seconds: float | None = None
+    checkpoints: Distribution | None = None
+    dead_letters: int = 0
+    notifications: tuple[tuple[str, str, int], ...] = ()  # target, outcome, count
+
+
+def snapshot(engine: Engine, service: Service) -> Snapshot:
+    """Every sample of every family."""
+    samples: Samples = defaultdict(list)
+    _service(engine, service, samples)
+    _flow(engine, samples)
+    _counters(engine, samples)
+    for index, version in engine.versions.items():
+        _version(engine, index, version, samples)
+        for line in version.lines.values():
+            _incidents(line, samples)
+            if line.baseline is not None and line.is_whole:
+                _features(line, samples)
+                _bins(line, samples)
+            _performance(engine, line, samples)
+    histograms = {"label_delay_seconds": _delays(engine)}
+    if service.checkpoints is not None:
+        histograms["checkpoint_duration_seconds"] = [((), service.checkpoints)]
+    return Snapshot(samples, histograms)
+
+
+def render(engine: Engine) -> bytes:
+    """The metrics text of an engine that stands still: what `replay` leaves."""
+    publisher = Publisher(series=engine.config.limits.series)
+    publisher.publish(snapshot(engine, Service(ready=True)))
+    return publisher.text
+
+
+def _service(engine: Engine, service: Service, samples: Samples) -> None:
+    samples["build_info"] = [((installed_version("stream-monitor"), platform.python_version()), 1)]
+    samples["ready"] = [((), float(service.ready))]
+    if service.checkpoint_unix_seconds is not None:
+        samples["checkpoint_timestamp_seconds"] = [((), service.checkpoint_unix_seconds)]
+    samples["state_bytes"] = [((), engine.store.size_bytes())]
+    samples["rows_open"] = [((), sum(version.open_rows() for version in engine.versions.values()))]
+    samples["rows_parked"] = [((), engine.flow.parked_rows())]
+    samples["join_backlog_labels"] = [((), engine.truth.pending_labels())]
+    samples["dead_letters_total"] = [((), service.dead_letters)]
+    samples["notifications_total"] = [((target, outcome), n) for target, outcome, n in service.notifications]
+    samples["reject_storm"] = [((str(s),), float(storm.raging)) for s, storm in engine.storms.items()]
+
+
+def _flow(engine: Engine, samples: Samples) -> None:
+    for stream, sealed in ((Stream.INFERENCE, engine.sealed_us), (Stream.GROUND_TRUTH, engine.joined_sealed_us)):
+        if sealed is not None:
+            samples["watermark_timestamp_seconds"].append(((str(stream),), sealed / MICROSECONDS))
+    newest = [v.newest_us for v in engine.versions.values() if v.newest_us is not None]
+    if newest and engine.sealed_us is not None:
+        samples["pane_seal_delay_seconds"] = [((), max(0.0, (max(newest) - engine.sealed_us) / MICROSECONDS))]
+    for partition, state in engine.flow.states.items():
+        labels = (str(partition.stream), partition.topic, str(partition.number))
+        if state.end is not None:
+            samples["consumer_lag_events"].append((labels, max(0, state.end - (state.position or 0))))
+        if state.clock.highest_us is not None:
+            mark = (state.clock.highest_us - engine.lateness_us) / MICROSECONDS
+            samples["partition_watermark_timestamp_seconds"].append((labels, mark))
+
+
+def _counters(engine: Engine, samples: Samples) -> None:
+    """Counters live in the state file, so that they go on over restarts."""
+    for (name, text), count in engine.counters.items():
+        labels: dict[str, str] = json.loads(text)
+        if name == "events":
+            key = (labels["model"], labels["version"], labels["stream"], labels["outcome"])
+            samples["events_total"].append((key, count))
+        elif name == "rejected":
+            samples["rejected_total"].append(((labels["stream"], labels["reason"]), count))
+        elif name == "detector_changes":
+            key = (labels["model"], labels["version"], labels["feature"], labels["detector"])
+            samples["detector_changes_total"].append((key, count))
+        elif name == "incidents_opened":
+            key = (labels["model"], labels["version"], labels["kind"], labels["severity"])
+            samples["incidents_opened_total"].append((key, count))
+    for (model, fate), count in engine.truth.ledger.labels.items():
+        if fate != "orphan_waiting":  # it can fall; what waits is a gauge
+            samples["events_total"].append(((model, "", str(Stream.GROUND_TRUTH), fate), count))
+
+
+def _version(engine: Engine, index: int, version: Version, samples: Samples) -> None:
+    key = (version.key.model, version.key.version)
+    ledger = engine.truth.ledger
+    samples["model_info"].append(((version.key.model, version.model.team or ""), 1))
+    if version.baseline is not None:
+        provisional = "true" if version.baseline.provisional else "false"
+        samples["baseline_info"].append(((*key, version.baseline.id, provisional), 1))
+    if version.newest_us is not None:
+        samples["last_event_timestamp_seconds"].append((key, version.newest_us / MICROSECONDS))
+    samples["pending_predictions"].append((key, ledger.waiting(index)))
+    samples["expired_predictions_total"].append((key, ledger.expired[index]))
+
+
+def _segment(line: Line) -> str:
+    return ",".join(f"{key}={value}" for key, value in line.key.segment)
+
+
+def _incidents(line: Line, samples: Samples) -> None:
+    for incident in line.book.open_incidents:
+        for evidence in incident.subjects:
+            tail = (str(incident.kind), evidence.name, str(incident.severity), incident.id)
+            if line.is_whole:
+                samples["incident_active"].append(((line.key.model, line.key.version, *tail), 1))
+            else:
+                head = (line.key.model, line.key.version, _segment(line))
+                samples["segment_incident_active"].append(((*head, *tail), 1))
+
+
+def _features(line: Line, samples: Samples) -> None:
+    key = (line.key.model, line.key.version)
+    for seconds in sorted(line.engine.config.windows)[:PUBLISHED_WINDOWS]:
+        found = line.trailing(seconds)
+        if found is None:
+            continue
+        window = duration_text(seconds)
+        profile, scores = found
+        for score in _published(scores):
+            labels = (*key, score.subject, score.statistic, window, score.reference)
+            samples["feature_drift_score"].append((labels, score.value))
+            samples["feature_drift_threshold"].append((labels, score.threshold))
+            samples["feature_window_samples"].append(((*key, score.subject, window), score.samples))
+        _missing(line, profile, window, samples)
+
+
+def _published(scores: list[Score]) -> Iterator[Score]:
+    return (score for score in scores if score.statistic == PUBLISHED_STATISTIC)
+
+
+def _missing(line: Line, profile: Profile, window: str, samples: Samples) -> None:
+    if profile.rows:
+        for (name, _), count in zip(line.subject_names(), profile.counts[:, MISSING].tolist(), strict=True):
+            labels = (line.key.model, line.key.version, name, window)
+            samples["feature_missing_ratio"].append((labels, count / profile.rows))
+
+
+def _bins(line: Line, samples: Samples) -> None:
+    assert line.baseline is not None
+    head = (line.key.model, line.key.version, line.baseline.id)
+    names = line.subject_names()
+    reference = line.coarse(line.baseline.profile.counts)
+    for f in range(len(reference)):
+        total = max(int(reference[f].sum()), 1)
+        for b, label in enumerate(line.bin_names(f)):
+            if label is None:
+                continue
+            labels = (*head, names[f][0], label)
+            samples["feature_reference_ratio"].append((labels, float(reference[f, b]) / total))
+            samples["feature_observations_total"].append((labels, float(line.observed[f, b])))
+
+
+def _performance(engine: Engine, line: Line, samples: Samples) -> None:
+    head = (line.key.model, line.key.version)
+    for outcome, name in enumerate(engine.names.outcomes):
+        if name != "label":
+            continue  # other outcomes are in the tables; one family of gauges is for the default one
+        for seconds in sorted(engine.config.windows)[:PUBLISHED_WINDOWS]:
+            for basis, profile, coverage in engine.outcomes.recent(line, outcome, seconds, RECENT_COHORTS):
+                window = duration_text(seconds)
+                if not line.is_whole:
+                    for metric, found in metrics(profile).items():
+                        labels = (*head, _segment(line), metric, basis, window)
+                        samples["segment_performance"].append((labels, found.value))
+                    continue
+                for metric, found in metrics(profile).items():
+                    labels = (*head, metric, basis, window)
+                    samples["performance"].append((labels, found.value))
+                    samples["performance_lower"].append((labels, found.lower))
+                    samples["performance_upper"].append((labels, found.upper))
+                    samples["performance_samples"].append((labels, profile.rows))
+                if basis == "cohort" and not np.isnan(coverage):
+                    samples["label_coverage_ratio"].append(((*head, window), coverage))
+        reference = engine.outcomes.reference(line, outcome) if line.is_whole else None
+        if reference is not None:
+            for metric, found in metrics(reference).items():
+                samples["performance_baseline"].append(((*head, metric), found.value))
+
+
+def _delays(engine: Engine) -> list[tuple[LabelValues, Distribution]]:
+    """Label delays by model: versions of one model share a habit."""
+    ledger = engine.truth.ledger
+    counts: dict[str, list[int]] = {}
+    sums: dict[str, float] = defaultdict(float)
+    for version, buckets in ledger.delays.items():
+        model = engine.names.versions[version].model
+        held = counts.setdefault(model, [0] * len(buckets))
+        counts[model] = [a + b for a, b in zip(held, buckets, strict=True)]
+        sums[model] += ledger.delay_us[version] / MICROSECONDS
+    return [((model,), Distribution(tuple(c), sums[model])) for model, c in counts.items()]
