@@ -1,1 +1,1 @@
-"""Stage 1: bytes and offsets in."""
+"""Where records come from and where verdicts go."""
