@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from stream_monitor.errors import StateError
-from stream_monitor.records import Bytes, Cells, Codes, Floats, Hashes, Inferences, Ints, Kind
+from stream_monitor.records import Bytes, Cells, Codes, Flags, Floats, Hashes, Inferences, Ints, Kind
 
 FORMAT = 1
 
@@ -55,14 +56,27 @@ class Rows:
     texts: dict[int, Texts]  # by subject
     true_label: pa.Array | None = None  # baseline rows only
     true_value: Floats | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)  # features not kept -> values they had; `take` forgets it
 
     def __len__(self) -> int:
         return len(self.time_us)
 
     @classmethod
-    def of(cls, inferences: Inferences, row: Ints, *, segment: Codes, most_features: int) -> Rows:
-        """The rows `row` (ascending) of a batch; at most `most_features` features, in order of appearance."""
-        cells, names = _features(inferences.cells, row, len(inferences), most_features)
+    def of(
+        cls,
+        inferences: Inferences,
+        row: Ints,
+        *,
+        segment: Codes,
+        most_features: int,
+        known: Collection[str] | None = None,
+    ) -> Rows:
+        """The rows `row` of a batch.
+
+        `known`: the features of the baseline, which alone are kept: a stranger with thousands of features costs
+        nothing and crowds nobody out. Without it the `most_features` most frequent ones (the first of equals).
+        """
+        cells, names, left_out = _features(inferences.cells, row, len(inferences), most_features, known)
         kind, number, texts = cells
         subjects = [SubjectKey("feature", name) for name in names]
         index = pa.array(row)
@@ -82,7 +96,7 @@ class Rows:
                     texts[len(subjects)] = text
                 subjects.append(key)
         return cls(inferences.time_us[row], inferences.id_hi[row], inferences.id_lo[row], segment, tuple(subjects),
-                   kind, number, texts)  # fmt: skip
+                   kind, number, texts, left_out=left_out)  # fmt: skip
 
     def take(self, index: Ints) -> Rows:
         """The rows `index`, in that order."""
@@ -160,11 +174,24 @@ class Rows:
                    table["segment"].to_numpy(), subjects, kind, number, texts)  # fmt: skip
 
 
-def concat(chunks: Sequence[Rows]) -> Rows:
-    """The rows of all chunks, one after the other; a subject a chunk does not have is missing there."""
+def concat(chunks: Sequence[Rows], *, most_features: int | None = None) -> Rows:
+    """The rows of all chunks, one after the other; a subject a chunk does not have is missing there.
+
+    Of more than `most_features` features those with the most values are kept (of equals the first by name).
+    """
     if len(chunks) == 1:
         return chunks[0]
+    left_out: Counter[str] = Counter()
+    for chunk in chunks:
+        left_out.update(chunk.left_out)
     subjects = tuple(dict.fromkeys(s for chunk in chunks for s in chunk.subjects))
+    if most_features is not None and sum(s.kind == "feature" for s in subjects) > most_features:
+        values = _values_of(chunks)
+        ranked = sorted((s for s in subjects if s.kind == "feature"), key=lambda s: (-values[s], s.name))
+        beyond = set(ranked[most_features:])
+        left_out.update({s.name: values[s] for s in ranked[most_features:]})
+        chunks = [_without(chunk, beyond) for chunk in chunks]
+        subjects = tuple(s for s in subjects if s not in beyond)
     place = {subject: f for f, subject in enumerate(subjects)}
     n = sum(len(chunk) for chunk in chunks)
     kind = np.zeros((n, len(subjects)), np.uint8)
@@ -193,13 +220,34 @@ def concat(chunks: Sequence[Rows]) -> Rows:
             f: Texts(np.concatenate([t.row for t in ts]), pa.concat_arrays([t.text for t in ts]))
             for f, ts in held.items()
         },
+        left_out=dict(left_out),
+    )
+
+
+def _values_of(chunks: Sequence[Rows]) -> Counter[SubjectKey]:
+    """How many cells of each subject hold a value."""
+    values: Counter[SubjectKey] = Counter()
+    for chunk in chunks:
+        values.update(dict(zip(chunk.subjects, np.count_nonzero(chunk.kind, axis=0).tolist(), strict=True)))
+    return values
+
+
+def _without(rows: Rows, subjects: set[SubjectKey]) -> Rows:
+    """Rows without some subjects."""
+    kept = [f for f, key in enumerate(rows.subjects) if key not in subjects]
+    return replace(
+        rows,
+        subjects=tuple(rows.subjects[f] for f in kept),
+        kind=rows.kind[:, kept],
+        number=rows.number[:, kept],
+        texts={to: rows.texts[f] for to, f in enumerate(kept) if f in rows.texts},
     )
 
 
 def _features(
-    cells: Cells, row: Ints, batch_rows: int, most: int
-) -> tuple[tuple[Bytes, Floats, dict[int, Texts]], list[str]]:
-    """The feature cells of some rows as matrices (n, F), with the names of the F features."""
+    cells: Cells, row: Ints, batch_rows: int, most: int, known: Collection[str] | None
+) -> tuple[tuple[Bytes, Floats, dict[int, Texts]], list[str], dict[str, int]]:
+    """The feature cells of some rows as matrices (n, F), the names of the F features, and what was left out."""
     n = len(row)
     cell_row, name, kind, number = cells.row, cells.name, cells.kind, cells.number
     text_cell, text = cells.text_cell, cells.text
@@ -212,20 +260,36 @@ def _features(
         text_cell = cell_place[text_cell[kept]].astype(np.int32)
         text = text.filter(pa.array(kept))
         cell_row, name, kind, number = place[cells.row[chosen]], name[chosen], kind[chosen], number[chosen]
-    present = np.flatnonzero(np.bincount(name, minlength=len(cells.names)))
+    cells_of = np.bincount(name, minlength=len(cells.names))
+    kept_names = _kept(cells.names, cells_of, most, known)
+    present = np.flatnonzero(cells_of)
     count = len(present)
+    left_out: dict[str, int] = {}
+    if not kept_names[present].all():
+        values = np.bincount(name[kind != Kind.MISSING], minlength=len(cells.names))
+        left_out = {cells.names[i]: int(values[i]) for i in present[~kept_names[present]].tolist() if values[i]}
     if count and len(name) == n * count and (cell_row.reshape(n, count) == np.arange(n)[:, None]).all():
         table = name.reshape(n, count)
         if (table == table[0]).all() and len(np.unique(table[0])) == count:
-            names = [cells.names[i] for i in table[0]]
+            columns = np.flatnonzero(kept_names[table[0]])
             texts = _split_texts(cell_row[text_cell], (text_cell % count).astype(np.int64), text)
-            if count <= most:
-                return (kind.reshape(n, count), number.reshape(n, count), texts), names
-            texts = {f: held for f, held in texts.items() if f < most}
-            return (kind.reshape(n, count)[:, :most], number.reshape(n, count)[:, :most], texts), names[:most]
-    return _scattered(n, cell_row, name, kind, number, text_cell, text, present[:most]), [
-        cells.names[i] for i in present[:most]
-    ]
+            kind, number = kind.reshape(n, count), number.reshape(n, count)
+            if len(columns) < count:
+                kind, number = kind[:, columns], number[:, columns]
+                texts = {to: texts[f] for to, f in enumerate(columns.tolist()) if f in texts}
+            return (kind, number, texts), [cells.names[i] for i in table[0][columns]], left_out
+    present = present[kept_names[present]]
+    matrices = _scattered(n, cell_row, name, kind, number, text_cell, text, present)
+    return matrices, [cells.names[i] for i in present], left_out
+
+
+def _kept(names: Sequence[str], cells_of: Ints, most: int, known: Collection[str] | None) -> Flags:
+    """(names,) which features are kept."""
+    if known is not None:
+        return np.array([name in known for name in names], np.bool_)
+    kept = np.zeros(len(names), np.bool_)
+    kept[np.argsort(-cells_of, kind="stable")[:most]] = True
+    return kept
 
 
 def _scattered(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,32 @@ def test_rows_of_a_part_of_a_batch() -> None:
 
 @pytest.mark.parametrize("same_keys", [True, False])
 def test_features_beyond_the_limit_are_left_out(same_keys: bool) -> None:
-    """The first ones found are kept."""
-    batch = [[(f"f{i}", i) for i in range(30)] for _ in range(3)] + ([] if same_keys else [[("f0", 7), ("g", 1)]])
+    """The most frequent are kept, the first of equals; what is left out is counted."""
+    batch = [[(f"f{i}", i) for i in range(30)] for _ in range(3)]
+    if not same_keys:
+        batch.insert(0, [("g", 1), ("f29", 7)])
     rows = rows_of(batch, most_features=20)
-    assert [key.name for key in rows.subjects] == [f"f{i}" for i in range(20)]
+    kept = {f"f{i}" for i in range(20)} if same_keys else {"f29", *(f"f{i}" for i in range(19))}
+    assert {key.name for key in rows.subjects} == kept
+    every = {f"f{i}": 3 for i in range(30)} | ({} if same_keys else {"g": 1, "f29": 4})
+    assert rows.left_out == {name: count for name, count in every.items() if name not in kept}
+
+
+@given(events, st.frozensets(st.sampled_from("abcdé ")))
+def test_only_known_features_are_kept(batch: list[list[Cell]], known: frozenset[str]) -> None:
+    """A baseline's features are kept however many others there are; of the others the values are counted."""
+    n = len(batch)
+    rows = Rows.of(inferences(batch), np.arange(n), segment=np.zeros(n, np.int32), most_features=1, known=known)
+    wanted = [{key: value for key, value in expected(event).items() if key[1] in known} for event in batch]
+    assert cell_table(rows) == wanted
+    others = [name for event in batch for name, value in event if name not in known and kind_of(value) != Kind.MISSING]
+    assert rows.left_out == Counter(others)
+
+
+def test_joined_chunks_keep_to_the_limit() -> None:
+    """Chunks with strange features of their own do not add up to any width."""
+    chunks = [rows_of([[("a", 1), ("b", "x"), (f"stranger{i}", 1)]] * 2) for i in range(9)]
+    joined = concat(chunks, most_features=2)
+    assert [key.name for key in joined.subjects] == ["a", "b"]
+    assert cell_table(joined) == [expected([("a", 1), ("b", "x")])] * 18
+    assert joined.left_out == {f"stranger{i}": 2 for i in range(9)}
