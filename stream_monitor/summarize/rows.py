@@ -62,6 +62,13 @@ class Rows:
         return len(self.time_us)
 
     @classmethod
+    def empty(cls) -> Rows:
+        """No rows and no subjects."""
+        none = np.zeros(0, np.uint64)
+        table = np.zeros((0, 0))
+        return cls(np.zeros(0, np.int64), none, none, np.zeros(0, np.int32), (), table.astype(np.uint8), table, {})
+
+    @classmethod
     def of(
         cls,
         inferences: Inferences,

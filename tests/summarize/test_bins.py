@@ -20,6 +20,7 @@ from stream_monitor.records import Floats
 from stream_monitor.summarize.numeric import ROWS_A_BIN, NumericBins
 from stream_monitor.summarize.profile import Profile, Schema, representatives
 from stream_monitor.summarize.protocol import ABOVE, BELOW, BINS, INFINITE, MAIN, MISSING, UNSEEN, WRONG_TYPE
+from stream_monitor.summarize.rows import Rows
 from stream_monitor.summarize.vector import measure
 
 INFINITY = float("inf")
@@ -109,6 +110,12 @@ def test_a_feature_the_rows_do_not_have_is_missing() -> None:
     """A feature that vanished in mid-stream counts as missing in every row."""
     schema = learn(rows_of([[("x", i), ("y", i)] for i in range(50)]))
     assert schema.encode(rows_of([[("y", 3)]] * 4)).code[:, 0].tolist() == [MISSING] * 4
+
+
+def test_no_rows_are_coded_as_none() -> None:
+    """Time may pass without events: codes and numbers of no rows still have a column a subject."""
+    coded = learn(rows_of([[("x", i), ("y", "a")] for i in range(50)])).encode(Rows.empty())
+    assert coded.code.shape == coded.number.shape == (0, 2)
 
 
 def test_representatives_are_the_means_of_the_bins() -> None:
