@@ -5,6 +5,7 @@ Nothing here touches the engine: what is read was committed, what changes someth
 
 from __future__ import annotations
 
+import base64
 import hmac
 import ipaddress
 import socket
@@ -20,19 +21,21 @@ import orjson
 import uvicorn
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from fastapi.responses import HTMLResponse
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream_monitor.config import duration_seconds
 from stream_monitor.errors import MonitorError, UsageError
+from stream_monitor.publish import console
 from stream_monitor.publish.collector import Publisher
 from stream_monitor.records import MICROSECONDS, IncidentKind, Json, Severity
 
 API = "/api/v1"
 
-BODY_BYTES = 65_536
-"""A request that changes something is a few names: what is longer is not ours."""
+BODY_BYTES = 64_000_000
+"""A built baseline of 2,000 features with 256 bins each, in base64, with room."""
 
 STOP_SECONDS = 2.0
 """Orchestrators wait ten seconds or more; the last checkpoint needs them, not open connections."""
@@ -63,10 +66,15 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """Make a profile the baseline of a version: another version's baseline, or the traffic from `since_us` on."""
+    """Make a profile the baseline of a version: exactly one of `baseline`, `from_version` and `since_us` is given.
+
+    `baseline` is a built baseline file's bytes, `from_version` names a version whose baseline is taken, `since_us` and
+    `until_us` bound the traffic that becomes one.
+    """
 
     model: str
     version: str
+    baseline: bytes | None = None
     from_version: str | None = None
     since_us: int | None = None
     until_us: int | None = None
@@ -128,6 +136,16 @@ def _duration(text: str) -> str:
     return text
 
 
+def _from_base64(text: object) -> bytes:
+    try:
+        found = base64.b64decode(str(text), validate=True)
+    except ValueError:
+        found = b""
+    if not found:
+        raise ValueError("send a built baseline file in base64")
+    return found
+
+
 Name = Annotated[str, Field(max_length=10_000)]
 Window = Annotated[str, AfterValidator(_duration), Field(max_length=20, description="15m, 1h, 1d")]
 Offset = Annotated[int, Field(ge=0, le=10_000_000)]
@@ -184,21 +202,32 @@ class PerformanceQuery(_Period):
 
 
 class PromoteBody(BaseModel):
-    """Whose baseline, and what it is made of."""
+    """Whose baseline, and what it is made of: a built one, another version's, or traffic."""
 
     model_config = ConfigDict(extra="forbid")
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
     version: Annotated[str, Field(min_length=1, max_length=200)]
+    baseline: (
+        Annotated[bytes, BeforeValidator(_from_base64), Field(description="a built baseline file, in base64")] | None
+    ) = None
     from_version: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     since: datetime | None = None
     until: datetime | None = None
+
+    @model_validator(mode="after")
+    def _of_one_thing(self) -> PromoteBody:
+        if sum(given is not None for given in (self.baseline, self.from_version, self.since)) != 1:
+            raise ValueError("give one of baseline, from_version and since")
+        if self.until is not None and self.since is None:
+            raise ValueError("until needs since")
+        return self
 
     def promotion(self) -> Promotion:
         """As the view takes it."""
         since = None if self.since is None else _utc_us(self.since)
         until = None if self.until is None else _utc_us(self.until)
-        return Promotion(self.model, self.version, self.from_version, since, until)
+        return Promotion(self.model, self.version, self.baseline, self.from_version, since, until)
 
 
 # -- answers ---------------------------------------------------------------------------------------
@@ -335,6 +364,7 @@ def create_app(view: View, publisher: Publisher, *, host: str = "127.0.0.1", tok
     app.add_middleware(Guard, host=host, token=token)
     _add_errors(app)
     _add_health(app, view, publisher)
+    _add_pages(app, view)
     _add_totals(app, view)
     _add_lists(app, view)
     _add_changes(app, view)
@@ -385,6 +415,31 @@ def _add_health(app: FastAPI, view: View, publisher: Publisher) -> None:
     def metrics(request: Request) -> Response:
         body, content_type = publisher.exposition(request.headers.get("accept", ""))
         return Response(body, headers={"Content-Type": content_type})
+
+
+def _add_pages(app: FastAPI, view: View) -> None:
+    headers = {"Content-Security-Policy": console.CONTENT_SECURITY_POLICY}
+
+    @app.get("/", include_in_schema=False)
+    def root() -> Response:
+        return HTMLResponse(_console(view), headers=headers)
+
+    @app.get("/api/docs", include_in_schema=False)
+    def docs() -> Response:
+        return HTMLResponse(console.docs_page(app.openapi()), headers=headers)
+
+
+def _console(view: View) -> str:
+    """The console over what the view says now."""
+    return console.page(
+        summary=view.summary(),
+        models=view.models(),
+        features=view.features(Filters(limit=PAGE_ROWS)),
+        opened=view.incidents(Filters(state="open")),
+        closed=view.incidents(Filters(state="closed", limit=console.RECENT_CLOSED)),
+        performance=view.performance(Filters(basis="cohort", limit=console.PERFORMANCE_ROWS)),
+        reasons=view.ready()[1],
+    )
 
 
 def _add_totals(app: FastAPI, view: View) -> None:

@@ -1,0 +1,350 @@
+"""The page at `/` and the one at `/api/docs`: HTML made here, with no file from anywhere else.
+
+The page is whole without a script. The script fetches it again every few seconds and swaps its main part, so there
+is one place that turns figures into HTML and escapes them: this one.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from stream_monitor.records import Json
+
+WORST_FEATURES = 12
+RECENT_CLOSED = 10
+PERFORMANCE_ROWS = 24
+"""What fits a screen; the API has the rest."""
+
+STYLE = """
+:root{color-scheme:light dark;--ground:#f6f7f9;--card:#fff;--ink:#1a1d23;--soft:#626a78;--line:#e1e5eb;--track:#e8ebf0;
+--bad:#c0282d;--badsoft:#fdecec;--warn:#9a5b00;--warnsoft:#fdf2dc;--good:#1c7a45;--note:#2b62b8;--notesoft:#e8f0fd}
+@media (prefers-color-scheme:dark){:root{--ground:#13161b;--card:#1b1f26;--ink:#e7eaf0;--soft:#98a1b0;--line:#2c323c;
+--track:#2a303a;--bad:#ff7b7b;--badsoft:#3a1d20;--warn:#f0b354;--warnsoft:#372a14;--good:#5fcf92;--note:#86b1f7;
+--notesoft:#1b2a42}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--ground);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
+header,main,footer{max-width:1120px;margin:0 auto;padding:0 20px}
+header{display:flex;flex-wrap:wrap;gap:4px 20px;align-items:baseline;padding-top:22px;padding-bottom:14px}
+h1{font-size:20px;margin:0}h2{font-size:15px;margin:0 0 10px}
+nav{margin-left:auto;display:flex;gap:16px}a{color:var(--note)}
+section{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:16px 18px;margin:0 0 16px}
+table{width:100%;border-collapse:collapse}.wide{overflow-x:auto}
+th{font-weight:500;color:var(--soft);text-align:left;font-size:13px}
+th,td{padding:6px 14px 6px 0;border-bottom:1px solid var(--line);vertical-align:top}tr:last-child td{border-bottom:0}
+.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.name{max-width:340px;overflow-wrap:anywhere}.soft{color:var(--soft)}.small{font-size:13px}
+ul.incidents{list-style:none;margin:0;padding:0}
+ul.incidents li{border-left:4px solid var(--line);padding:2px 0 2px 14px;margin:0 0 14px}
+ul.incidents li:last-child{margin-bottom:0}
+li.critical{border-color:var(--bad)!important}li.warning{border-color:var(--warn)!important}
+li.info{border-color:var(--note)!important}
+.tag{display:inline-block;border-radius:4px;padding:0 7px;font-size:12px;line-height:20px;white-space:nowrap;
+background:var(--track);color:var(--soft)}
+.tag.critical,.tag.drift{background:var(--badsoft);color:var(--bad)}
+.tag.warning{background:var(--warnsoft);color:var(--warn)}.tag.info{background:var(--notesoft);color:var(--note)}
+.tag.ok{color:var(--good)}
+.words{margin:2px 0;overflow-wrap:anywhere}
+.bar{display:block;min-width:160px;margin-top:7px;background:var(--track);border-radius:5px}
+.bar rect{fill:var(--good)}.bar.over rect{fill:var(--bad)}.bar .mark{fill:var(--ink)}
+.state.bad{color:var(--bad)}.state.good{color:var(--good)}.empty{color:var(--soft);margin:0}
+dl{display:flex;flex-wrap:wrap;gap:8px 34px;margin:0}dt{color:var(--soft);font-size:13px}
+dd{margin:0;font-size:19px;font-variant-numeric:tabular-nums}
+code{font:13px/1.5 ui-monospace,monospace;overflow-wrap:anywhere}footer{padding-bottom:26px}
+"""
+
+SCRIPT = """
+const freshen = async () => {
+  const note = document.getElementById('note');
+  try {
+    const answer = await fetch('/', {headers: {Accept: 'text/html'}});
+    if (!answer.ok) throw new Error(answer.status);
+    const page = new DOMParser().parseFromString(await answer.text(), 'text/html');
+    for (const id of ['state', 'main'])
+      document.getElementById(id).replaceWith(document.adoptNode(page.getElementById(id)));
+    document.title = page.title;
+    note.textContent = 'Figures as of ' + new Date().toLocaleTimeString() + '.';
+  } catch (error) {
+    note.textContent = 'The service does not answer: these figures are old.';
+  }
+};
+setInterval(() => document.hidden || String(getSelection()) || freshen(), 5000);
+"""
+
+
+def _source_hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+CONTENT_SECURITY_POLICY = (
+    f"default-src 'none'; script-src {_source_hash(SCRIPT)}; style-src {_source_hash(STYLE)}; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""Only this style and this script run: a name that got through the escaping would still be text. Bars are therefore
+drawn with SVG attributes and not with inline styles."""
+
+
+def page(
+    *,
+    summary: Json,
+    models: Sequence[Json],
+    features: Sequence[Json],
+    opened: Sequence[Json],
+    closed: Sequence[Json],
+    performance: Sequence[Json],
+    reasons: Sequence[str],
+) -> str:
+    """The console. `reasons` why the service is not ready; none: it is."""
+    count = len(opened)
+    title = f"({count}) Stream Monitor" if count else "Stream Monitor"
+    body = "".join(
+        (
+            _opened(opened),
+            _models(models),
+            _features(features),
+            _performance(performance),
+            _closed(closed),
+            _totals(summary),
+        )
+    )
+    return _document(
+        title,
+        f"<header><h1>Stream Monitor</h1>{_state(reasons)}"
+        '<nav><a href="/metrics">Metrics</a><a href="/api/docs">API</a></nav></header>'
+        f'<main id="main">{body}</main>'
+        '<footer class="soft small" id="note">Refreshes by itself. Times are event time, UTC.</footer>'
+        f"<script>{SCRIPT}</script>",
+    )
+
+
+def docs_page(schema: Json) -> str:
+    """What the API can be asked, from its OpenAPI description."""
+    rows = "".join(
+        f"<tr><td><code>{method.upper()} {_text(path)}</code></td><td>{_text(route.get('summary', ''))}"
+        f'<div class="soft small">{_parameters(route)}</div></td></tr>'
+        for path, methods in schema["paths"].items()
+        for method, route in methods.items()
+    )
+    return _document(
+        "Stream Monitor API",
+        '<header><h1>Stream Monitor API</h1><nav><a href="/">Console</a>'
+        '<a href="/api/openapi.json">OpenAPI</a></nav></header>'
+        f'<main><section><div class="wide"><table>{rows}</table></div></section></main>',
+    )
+
+
+def _parameters(route: Mapping[str, Any]) -> str:
+    names = [f"<code>{_text(p['name'])}</code>" for p in route.get("parameters", ())]
+    return ", ".join(names) + (" with a JSON body" if "requestBody" in route else "")
+
+
+def _document(title: str, body: str) -> str:
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{_text(title)}</title><style>{STYLE}</style></head><body>{body}</body></html>"
+    )
+
+
+# -- parts -----------------------------------------------------------------------------------------
+
+
+def _state(reasons: Sequence[str]) -> str:
+    if not reasons:
+        return '<span id="state" class="state good">keeps up</span>'
+    return f'<span id="state" class="state bad">not ready: {_text("; ".join(reasons))}</span>'
+
+
+def _section(title: str, content: str, *, otherwise: str) -> str:
+    return f"<section><h2>{_text(title)}</h2>{content or f'<p class=empty>{_text(otherwise)}</p>'}</section>"
+
+
+def _table(heads: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> str:
+    """Heads are (text, class of the column); cells are HTML. Empty without rows."""
+    lines = [
+        "".join(f'<td class="{kind}">{cell}</td>' for cell, (_, kind) in zip(row, heads, strict=True)) for row in rows
+    ]
+    if not lines:
+        return ""
+    head = "".join(f'<th class="{kind}">{_text(text)}</th>' for text, kind in heads)
+    return f'<div class="wide"><table><tr>{head}</tr>{"".join(f"<tr>{line}</tr>" for line in lines)}</table></div>'
+
+
+def _opened(incidents: Sequence[Json]) -> str:
+    items = "".join(_incident(i) for i in incidents)
+    return _section(
+        f"Open incidents ({len(incidents)})" if incidents else "Open incidents",
+        f'<ul class="incidents">{items}</ul>' if items else "",
+        otherwise="Nothing is open.",
+    )
+
+
+def _incident(incident: Json) -> str:
+    subjects = "; ".join(f"{s['name']} {s['detail']}" for s in incident["subjects"][:4])
+    more = len(incident["subjects"]) - 4
+    return (
+        f'<li class="{_text(incident["severity"])}"><span class="tag {_text(incident["severity"])}">'
+        f"{_text(incident['severity'])}</span> <b>{_line(incident)}</b> "
+        f'<span class="soft">{_text(incident["kind"].replace("_", " "))}</span>'
+        f'<p class="words">{_text(incident["summary"])}</p>'
+        f'<div class="soft small words">since {_time(incident["onset"])}, seen {_time(incident["opened_at"])}'
+        f"{' · ' + _text(subjects) if subjects else ''}{f' and {more} more' if more > 0 else ''}</div></li>"
+    )
+
+
+def _line(row: Json) -> str:
+    """Model and version, and the segment where it is one."""
+    parts = ", ".join(f"{name}={value}" for name, value in row.get("segment", {}).items())
+    return _text(f"{row['model']} {row['version']}" + (f" [{parts}]" if parts else ""))
+
+
+def _models(models: Sequence[Json]) -> str:
+    heads = [("Model", "name"), ("Team", ""), ("Events", "n"), ("Late", "n"), ("Labelled", "n"), ("Waiting", "n"),
+             ("Newest event", ""), ("Baseline", ""), ("Open", "n")]  # fmt: skip
+    rows = (
+        (
+            _line(m),
+            _text(m.get("team") or "–"),
+            *(_count(m.get(name)) for name in ("events", "late", "labelled", "waiting")),
+            _time(m.get("last_event")),
+            _baseline(m),
+            _count(m.get("open_incidents")),
+        )
+        for m in models
+    )
+    return _section("Models", _table(heads, rows), otherwise="No events yet.")
+
+
+def _baseline(model: Json) -> str:
+    if model.get("baseline_id") is None:
+        return '<span class="tag warning">none yet</span>'
+    return '<span class="tag">provisional</span>' if model.get("provisional") else '<span class="tag ok">given</span>'
+
+
+def _features(features: Sequence[Json]) -> str:
+    found = [(f, score) for f in features if (score := worst_score(f)) is not None]
+    found.sort(key=lambda pair: -strength(pair[1]))
+    heads = [("Feature", "name"), ("Model", "name"), ("Score against threshold", ""), ("", "n"), ("", "")]
+    rows = (
+        (
+            _text(feature["name"]),
+            _line(feature),
+            _bar(score),
+            f'{_number(score["value"])} <span class="soft">/ {_number(score["threshold"])}</span>',
+            f'<span class="tag {_text(score["verdict"])}">{_text(score["verdict"])}</span> '
+            f'<span class="soft small">{_text(score["statistic"])}, {_text(score["window"])}</span>',
+        )
+        for feature, score in found[:WORST_FEATURES]
+    )
+    return _section("Worst features", _table(heads, rows), otherwise="No window has been judged yet.")
+
+
+def worst_score(feature: Json) -> Json | None:
+    """The latest score that is furthest over its threshold; None where nothing was judged."""
+    return max(feature.get("latest", ()), key=strength, default=None)
+
+
+def strength(score: Json) -> float:
+    """Value over threshold; 0 where either is undefined. What is too small a sample to tell comes last."""
+    value, threshold = _defined(score.get("value")), _defined(score.get("threshold"))
+    if value is None or not threshold or score.get("verdict") == "insufficient":
+        return 0.0
+    return value / threshold
+
+
+def _bar(score: Json) -> str:
+    """The threshold stands at half the width; twice the threshold and more fills it."""
+    ratio = strength(score)
+    kind = "bar over" if ratio > 1 else "bar"
+    width = min(ratio, 2.0) * 50
+    return (
+        f'<svg class="{kind}" width="100%" height="10" role="img" aria-label="{ratio:.2f} times the threshold">'
+        f'<rect width="{width:.1f}%" height="10" rx="5"/><rect x="50%" width="2" height="10" class="mark"/></svg>'
+    )
+
+
+def _performance(rows: Sequence[Json]) -> str:
+    heads = [("Model", "name"), ("Metric", ""), ("Value", "n"), ("Interval", "n"), ("Baseline", "n"), ("Coverage", "n"),
+             ("Labelled", "n"), ("Window", "")]  # fmt: skip
+    cells = (
+        (
+            _line(r),
+            _text(r["metric"] + ("" if r.get("outcome", "label") == "label" else f" ({r['outcome']})")),
+            _number(r["value"]),
+            f"{_number(r['lower'])} – {_number(r['upper'])}",
+            _number(r["baseline_value"]),
+            _share(r["coverage"]),
+            _count(r["samples"]),
+            f'{_text(r["window"])} <span class="soft small">to {_time(r["window_end"])}</span>',
+        )
+        for r in rows
+    )
+    return _section("Model quality", _table(heads, cells), otherwise="No labels yet.")
+
+
+def _closed(incidents: Sequence[Json]) -> str:
+    heads = [("Closed", ""), ("Model", "name"), ("Severity", ""), ("What it was", "words")]
+    rows = (
+        (
+            _time(i["closed_at"]),
+            _line(i),
+            f'<span class="tag {_text(i["severity"])}">{_text(i["severity"])}</span>',
+            _text(i["summary"]),
+        )
+        for i in incidents[:RECENT_CLOSED]
+    )
+    return _section("Recently closed", _table(heads, rows), otherwise="Nothing was closed yet.")
+
+
+def _totals(summary: Json) -> str:
+    parts = [
+        f"<div><dt>{_text(title)}</dt><dd>{_count(summary.get(group, {}).get(name))}</dd></div>"
+        for title, group, name in (
+            ("events summarised", "inference", "summarised"),
+            ("late", "inference", "late"),
+            ("duplicate", "inference", "duplicate"),
+            ("refused", "inference", "rejected"),
+            ("labels matched", "ground_truth", "matched"),
+            ("labels waiting", "ground_truth", "orphan_waiting"),
+            ("predictions waiting", "predictions", "waiting"),
+        )
+    ]
+    return _section("Since the beginning", f"<dl>{''.join(parts)}</dl>", otherwise="")
+
+
+# -- words -----------------------------------------------------------------------------------------
+
+
+def _text(value: object) -> str:
+    """Anything as text that is safe in an element and in a quoted attribute."""
+    return escape(str(value).encode("utf-8", "replace").decode(), quote=True)
+
+
+def _defined(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _shown(write: Callable[[float], str]) -> Callable[[object], str]:
+    """What is undefined is a dash, not nan."""
+
+    def show(value: object) -> str:
+        number = _defined(value)
+        return "–" if number is None else write(number)
+
+    return show
+
+
+_number = _shown(lambda v: f"{v:.3g}" if abs(v) < 1 else f"{v:,.2f}".replace(",", "\u202f"))
+_count = _shown(lambda v: f"{v:,.0f}".replace(",", "\u202f"))
+_share = _shown(lambda v: f"{100 * v:.0f} %")
+
+
+def _time(text: str | None) -> str:
+    """`2026-11-21T08:55:00.000Z` as `11-21 08:55`, the whole on hovering."""
+    if not text:
+        return "–"
+    return f'<time datetime="{_text(text)}" title="{_text(text)}">{_text(text[5:16].replace("T", " "))}</time>'

@@ -1,0 +1,129 @@
+"""The console: what it says, that it escapes whatever people call things, and that it needs nothing from elsewhere."""
+
+from __future__ import annotations
+
+import math
+from html.parser import HTMLParser
+
+import pytest
+from fake_view import HOSTILE, FakeView
+from fastapi.testclient import TestClient
+
+from stream_monitor.publish import console
+from stream_monitor.publish.collector import Publisher
+from stream_monitor.publish.http import Filters, create_app
+
+
+class Reader(HTMLParser):
+    """Tags, attributes and text of a page; complains of tags that do not match."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        self.feed(page)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag != "meta":
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002 - its signature
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] not in ("script", "style"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        """What a person reads."""
+        return " ".join(self.words)
+
+
+def web(view: FakeView) -> TestClient:
+    """A browser on this machine."""
+    return TestClient(create_app(view, Publisher(series=1000)), base_url="http://localhost:9464")
+
+
+def test_says_what_is_wrong_in_words() -> None:
+    """Open incidents, models, features, quality and totals are on the page."""
+    read = Reader(web(FakeView()).get("/").text)
+    for words in ("Open incidents (2)", "Incomes of credit 7 moved since 08:40", "market=eu", "keeps up", "44 %"):
+        assert words in read.text
+    assert "nan" not in read.text.lower()
+
+
+def test_names_are_text_wherever_they_stand() -> None:
+    """A model called like a script is shown, not run."""
+    page = web(FakeView()).get("/").text
+    read = Reader(page)
+    assert HOSTILE in read.text
+    assert read.tags.count("script") == 1
+    assert "<script>alert" not in page
+
+
+def test_hostile_attributes_do_not_get_out_of_their_quotes() -> None:
+    """Severity and verdict become class names; the page trusts neither."""
+    bad = '"><script>alert(1)</script>'
+    view = FakeView()
+    [first, *_] = view.incidents(Filters())
+    page = console.page(summary={}, models=[], features=[], opened=[{**first, "severity": bad, "onset": bad}],
+                        closed=[], performance=[], reasons=[bad])  # fmt: skip
+    assert Reader(page).tags.count("script") == 1
+
+
+def test_a_new_service_has_an_empty_page_and_says_so() -> None:
+    """No events, no incidents, not ready: each in a sentence."""
+    read = Reader(web(FakeView(is_empty=True, reasons=["no partition is assigned yet"])).get("/").text)
+    for words in ("Nothing is open.", "No events yet.", "No labels yet.", "not ready: no partition is assigned yet"):
+        assert words in read.text
+
+
+@pytest.mark.parametrize("path", ["/", "/api/docs"])
+def test_nothing_comes_from_elsewhere(path: str) -> None:
+    """No address with a host in any attribute, no inline style, and a policy that would forbid it."""
+    answer = web(FakeView()).get(path)
+    read = Reader(answer.text)
+    assert not [value for name, value in read.attributes if name in ("src", "href") and not value.startswith("/")]
+    assert not [name for name, _ in read.attributes if name == "style" or name.startswith("on")]
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy
+
+
+def test_docs_list_every_route() -> None:
+    """Whatever the API answers is on its page."""
+    read = Reader(web(FakeView()).get("/api/docs").text)
+    for path in ("GET /api/v1/incidents/{incident_id}", "POST /api/v1/baselines/promote", "GET /api/v1/summary"):
+        assert path in read.text
+
+
+@pytest.mark.parametrize(
+    ("value", "threshold", "verdict", "strength"),
+    [
+        (0.4, 0.1, "drift", 4.0),
+        (math.nan, 0.1, "ok", 0.0),
+        (None, 0.1, "ok", 0.0),
+        (0.4, 0.0, "ok", 0.0),
+        (0.4, 0.1, "insufficient", 0.0),
+    ],
+)
+def test_strength_is_value_over_threshold(value: float | None, threshold: float, verdict: str, strength: float) -> None:
+    """Where it cannot be told it is nothing, never a crash of the page."""
+    score = {"value": value, "threshold": threshold, "verdict": verdict}
+    assert console.strength(score) == pytest.approx(strength)
+
+
+def test_worst_features_come_first() -> None:
+    """The one furthest beyond its threshold is on top."""
+    text = Reader(web(FakeView()).get("/").text).text
+    part = text[text.index("Worst features") :]
+    assert part.index("income") < part.index("channel") < part.index("age")
