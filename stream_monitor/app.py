@@ -99,12 +99,14 @@ class Pace:
 
 @dataclass
 class Monitor:
-    """The loop. `on_checkpoint` is called after each commit with the incidents that changed."""
+    """The loop. `before_commit` is called before each commit, `on_checkpoint` after it with the incidents that changed."""
 
     engine: Engine
     fetcher: Fetcher[list[Batch]]
     on_refused: Callable[[Refused], None] | None = None
+    before_commit: Callable[[], None] | None = None
     on_checkpoint: Callable[[list[Incident]], None] | None = None
+    last_checkpoint_seconds: float = 0.0
     clock: Callable[[], float] = time.monotonic
     _checkpoints: Pace = field(default_factory=lambda: Pace(CHECKPOINT_SECONDS, CHECKPOINT_SHARE))
     _joins: Pace = field(default_factory=lambda: Pace(0.0, JOIN_SHARE))
@@ -127,6 +129,8 @@ class Monitor:
             for batch in batches:
                 self.engine.offer(batch)
             self.engine.note_ends(poll.ends, now)
+        for loss in self.fetcher.losses():
+            self.engine.note_loss(loss.partition, loss.expected, loss.resumed)
         seal_now = got is None or now - self._sealed_at >= SEAL_SECONDS
         if seal_now:
             self._sealed_at = now
@@ -167,8 +171,12 @@ class Monitor:
         if began >= self._joins.due:
             self.engine.join(began)
             self._joins.done(began, self.clock())
+        if self.before_commit is not None:
+            self.before_commit()
         changed = self.engine.checkpoint()
-        self._checkpoints.done(began, self.clock())
+        ended = self.clock()
+        self.last_checkpoint_seconds = ended - began
+        self._checkpoints.done(began, ended)
         self.fetcher.commit(self.engine.positions())
         if self.on_checkpoint is not None:
             self.on_checkpoint(changed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from stream_monitor.config import Config, ModelConfig
 from stream_monitor.decode import Decoder, DecoderOptions, ModelOptions
 from stream_monitor.errors import InputError, UsageError
 from stream_monitor.judge.baseline import MAGIC, Baseline, Reading, build, is_baseline_file
-from stream_monitor.records import Binding, Inferences, ModelKey, Stream
+from stream_monitor.records import Binding, Inferences, ModelKey, RawBatch, Stream
 from stream_monitor.source.files import FileSource
 from stream_monitor.summarize.outcome import Joined, OutcomeProfile, task_of
 from stream_monitor.summarize.rows import Rows, concat
@@ -48,25 +48,34 @@ def build_baselines(
     paths: Sequence[Path], config: Config, *, model: str | None = None, version: str | None = None
 ) -> list[Baseline]:
     """Build a baseline for each (model, version) of the rows; rows without a version are for any ("")."""
-    gathered = _Gathered(config)
     source = FileSource([_binding(path, config, model, version) for path in paths])
+    try:
+        return baselines_of_rows(_batches(source), config, source=", ".join(str(path) for path in paths))
+    finally:
+        source.close()
+
+
+def baselines_of_rows(batches: Iterable[RawBatch], config: Config, *, source: str) -> list[Baseline]:
+    """The same from batches of rows, wherever they come from."""
+    gathered = _Gathered(config)
     decoder = Decoder(
         DecoderOptions(
             record_bytes=config.limits.record_bytes,
             models={name: ModelOptions(m.task, m.positive_label) for name, m in config.models.items()},
         )
     )
-    try:
-        while not source.finished:
-            for batch in source.poll(_POLL_ROWS, 0.0).batches:
-                gathered.add(decoder.baseline(batch)[0])
-    finally:
-        source.close()
-    names = ", ".join(str(path) for path in paths)
-    made = [gathered.build(key, names) for key in sorted(gathered.rows)]
+    for batch in batches:
+        gathered.add(decoder.baseline(batch)[0])
+    made = [gathered.build(key, source) for key in sorted(gathered.rows)]
     if not made:
-        raise InputError(f"no row of {names} can be used as a baseline row")
+        raise InputError(f"no row of {source} can be used as a baseline row")
     return made
+
+
+def _batches(source: FileSource) -> Iterator[RawBatch]:
+    source.start({})
+    while not source.finished:
+        yield from source.poll(_POLL_ROWS, 0.0).batches
 
 
 def _binding(path: Path, config: Config, model: str | None, version: str | None) -> Binding:

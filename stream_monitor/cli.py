@@ -179,7 +179,10 @@ def baseline_list(
 def baseline_promote(
     model: Annotated[str, typer.Option(help="The model.")],
     version: Annotated[str, typer.Option(help="The version that shall be judged by it.")],
-    file: Annotated[Path, typer.Option("--from", help="A built baseline file, or rows.")],
+    file: Annotated[Path | None, typer.Option("--from", help="With --state: a built baseline, or rows.")] = None,
+    from_version: Annotated[str | None, typer.Option(help="With --url: the baseline of another version.")] = None,
+    since: Annotated[str | None, typer.Option(help="With --url: the version's traffic from this time on.")] = None,
+    until: Annotated[str | None, typer.Option(help="With --since: up to this time.")] = None,
     url: Annotated[str | None, typer.Option(help="A running service.")] = None,
     state: Annotated[Path | None, typer.Option(help="A state file nobody uses.")] = None,
     token_file: Annotated[Path | None, typer.Option(help="The token of the service.")] = None,
@@ -187,22 +190,22 @@ def baseline_promote(
     as_json: JsonFlag = False,
 ) -> None:
     """Judge a version by another baseline from now on; closes the incidents it explains."""
-    found = read_baselines([file], _configuration(config), model=model)
-    fitting = [b for b in found if b.model == model and b.version in (version, "")] or found
-    if len(fitting) != 1:
-        raise InputError(f"{file} holds {len(fitting)} baselines for {model} {version}: one is needed")
-    chosen = fitting[0].serving(version)
     if (url is None) == (state is None):
         raise UsageError("say which: --url of a running service, or --state of a file nobody uses")
     if url is not None:
-        import base64
-
         token = token_file.read_text().strip() if token_file else None
-        body = {"model": model, "version": version, "baseline": base64.b64encode(chosen.to_bytes()).decode()}
+        asked = {"model": model, "version": version, "from_version": from_version, "since": since, "until": until}
+        body = {key: value for key, value in asked.items() if value is not None}
         answer = ask_service(url, "baselines/promote", body=body, token=token)
     else:
         assert state is not None
-        answer = promote_in_state(state, chosen)
+        if file is None:
+            raise UsageError("--state needs --from with a baseline file")
+        found = read_baselines([file], _configuration(config), model=model)
+        fitting = [b for b in found if b.model == model and b.version in (version, "")] or found
+        if len(fitting) != 1:
+            raise InputError(f"{file} holds {len(fitting)} baselines for {model} {version}: one is needed")
+        answer = promote_in_state(state, fitting[0].serving(version))
     _print(answer, as_json=as_json, table=lambda: _pairs(answer))
 
 

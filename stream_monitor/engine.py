@@ -25,8 +25,10 @@ from stream_monitor.records import (
     MICROSECONDS,
     NO_TIME,
     Codes,
+    Evidence,
     Flags,
     Incident,
+    IncidentKind,
     Inferences,
     Ints,
     Labels,
@@ -399,9 +401,10 @@ class Engine:
         self.sealed_us = until_us
         self._ready = 0
         for version in self.versions.values():
-            self._note(version.seal(until_us))
+            self.note(version.seal(until_us))
 
-    def _note(self, incidents: Sequence[Incident]) -> None:
+    def note(self, incidents: Sequence[Incident]) -> None:
+        """Take incidents that opened, changed or closed into the next checkpoint."""
         for incident in incidents:
             if incident.id not in self.changed and incident.id not in self._known_incidents:
                 self._known_incidents.add(incident.id)
@@ -421,7 +424,7 @@ class Engine:
         until = min(m for m in marks if m is not None) // self.pane_us * self.pane_us
         if self.joined_sealed_us is None or until > self.joined_sealed_us:
             self.joined_sealed_us = until
-            self._note(self.outcomes.seal(until))
+            self.note(self.outcomes.seal(until))
 
     # -- checkpoints -----------------------------------------------------------------------------
 
@@ -441,9 +444,9 @@ class Engine:
         if tops:
             self._seal_up_to((max(tops) // self.pane_us + 1) * self.pane_us)
         self.join(now_seconds)
-        self._note(self.outcomes.finish())
+        self.note(self.outcomes.finish())
         for version in self.versions.values():
-            self._note(version.finish())
+            self.note(version.finish())
 
     def checkpoint(self) -> list[Incident]:
         """Write all that changed and commit; the incidents that were opened, updated or closed since the last one."""
@@ -473,6 +476,19 @@ class Engine:
             self.store.set_meta("forget_before", str(self._forget_before))
         self.store.commit()
         return changed
+
+    def note_loss(self, partition: PartitionId, expected: int, resumed: int) -> None:
+        """Records we stood before are gone from the topic: an incident for every version that may have had them."""
+        lost = max(0, resumed - expected)
+        self.count("lost", lost, stream=partition.stream, topic=partition.topic)
+        log.error("data_loss", extra={"topic": partition.topic, "partition": partition.number, "records": lost})
+        evidence = Evidence(partition.topic, "stream", "offset", float(expected), float(resumed), 0.0, lost, 0,
+                            f"{lost} records of {partition.topic}/{partition.number} were deleted unread")  # fmt: skip
+        for version in self.versions.values():
+            if version.newest_us is not None:
+                book, now = version.whole().book, version.newest_us
+                self.note(book.hold(IncidentKind.DATA_LOSS, evidence, now_us=now, onset_us=now))
+                self.note(book.close(now_us=now, kinds=[IncidentKind.DATA_LOSS]))
 
     def _put_incidents(self, changed: Sequence[Incident]) -> None:
         """Write what changed, and open incidents whose evidence grew stronger without being news."""

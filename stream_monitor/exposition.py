@@ -197,7 +197,8 @@ def _performance(engine: Engine, line: Line, samples: Samples) -> None:
         if name != "label":
             continue  # other outcomes are in the tables; one family of gauges is for the default one
         for seconds in sorted(engine.config.windows)[:PUBLISHED_WINDOWS]:
-            for basis, profile, coverage in engine.outcomes.recent(line, outcome, seconds, RECENT_COHORTS):
+            for key, basis, profile in engine.outcomes.recent(line, outcome, seconds, RECENT_COHORTS):
+                coverage = engine.outcomes.coverage(key, profile)
                 window = duration_text(seconds)
                 if not line.is_whole:
                     for metric, found in metrics(profile).items():

@@ -7,7 +7,7 @@ The functions that take an `Engine` belong to the thread that owns it, right aft
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import duckdb
@@ -17,6 +17,7 @@ import pyarrow as pa
 from stream_monitor.config import duration_text
 from stream_monitor.engine import Engine, time_text
 from stream_monitor.names import Names
+from stream_monitor.publish.http import Filters
 from stream_monitor.records import MICROSECONDS, LineKey, Performance, Stream
 from stream_monitor.store import SCORES
 from stream_monitor.summarize.outcome import OutcomeProfile
@@ -237,44 +238,112 @@ def performance_table(engine: Engine) -> pa.Table:
     return pa.table(columns)
 
 
+def recent_performance(engine: Engine) -> list[dict[str, Any]]:
+    """The newest closed windows of every line and outcome, as JSON, for the API."""
+    found = []
+    for version in engine.versions.values():
+        for line in version.lines.values():
+            for outcome, name in enumerate(engine.names.outcomes):
+                for seconds in engine.config.windows:
+                    for key, basis, profile in engine.outcomes.recent(line, outcome, seconds, RECENT_WINDOWS):
+                        rows = engine.outcomes.performance(key, basis, profile)
+                        found += [{**performance_json(row), "outcome": name} for row in rows]
+    return found
+
+
+RECENT_WINDOWS = 8
+"""How many closed windows back one with labels is looked for."""
+
+
+def performance_json(row: Performance) -> dict[str, Any]:
+    """One row of `performance.parquet` as JSON."""
+    return {
+        "model": row.line.model,
+        "version": row.line.version,
+        "segment": dict(row.line.segment),
+        "outcome": row.outcome,
+        "basis": row.basis,
+        "window": row.window,
+        "window_start": time_text(row.window_start_us),
+        "window_end": time_text(row.window_end_us),
+        "metric": row.metric,
+        "value": _number(row.value),
+        "lower": _number(row.lower),
+        "upper": _number(row.upper),
+        "samples": row.samples,
+        "coverage": _number(row.coverage),
+        "baseline_value": _number(row.baseline_value),
+        "best_constant": _number(row.best_constant),
+    }
+
+
 # -- queries from other threads ------------------------------------------------------------------
 
 
-def query_scores(
-    reader: duckdb.DuckDBPyConnection, names: Names, filters: Mapping[str, Any], *, limit: int
-) -> list[dict[str, Any]]:
-    """Score rows, the newest first. Filters: model, version, feature, window, statistic, since_us, until_us."""
+class _Where:
+    """Conditions of a query with their parameters."""
+
+    def __init__(self) -> None:
+        self.clauses: list[str] = ["true"]
+        self.parameters: list[Any] = []
+
+    def add(self, clause: str, value: Any) -> None:
+        """Narrow the query, if a value is given."""
+        if value is not None:
+            self.clauses.append(clause)
+            self.parameters.append(value)
+
+    @property
+    def sql(self) -> str:
+        return " and ".join(self.clauses)
+
+
+def query_scores(reader: duckdb.DuckDBPyConnection, names: Names, filters: Filters) -> list[dict[str, Any]]:
+    """Score rows, the newest first."""
     wanted = [
         n
         for n, line in enumerate(names.lines)
-        if filters.get("model") in (None, line.model) and filters.get("version") in (None, line.version)
+        if filters.model in (None, line.model) and filters.version in (None, line.version)
     ]
     tables = [r[0] for r in reader.execute("select table_name from duckdb_tables()").fetchall()]
     shelves = sorted(t for t in tables if t.startswith("scores_"))
     if not shelves or not wanted:
         return []
-    where, parameters = ["list_contains(?, line)"], [wanted]
-    for key, clause in _SCORE_FILTERS.items():
-        if filters.get(key) is not None:
-            where.append(clause)
-            parameters.append(filters[key])
+    where = _Where()
+    where.add("list_contains(?, line)", wanted)
+    where.add("subject = ?", filters.feature)
+    where.add("statistic = ?", filters.statistic)
+    where.add("window_seconds = ?", filters.window_seconds)
+    where.add("start_us >= ?", filters.since_us)
+    where.add("start_us < ?", filters.until_us)
     union = " union all ".join(f"select * from {t}" for t in shelves)
     rows = reader.execute(
         f"select line, window_seconds, start_us, reference, subject, statistic, value, expected, threshold, effect, "
-        f"samples, baseline_samples, verdict from ({union}) where {' and '.join(where)} "
-        f"order by start_us desc, line, subject, statistic limit {limit}",
-        parameters,
+        f"samples, baseline_samples, verdict from ({union}) where {where.sql} "
+        f"order by start_us desc, line, subject, statistic limit {filters.limit} offset {filters.offset}",
+        where.parameters,
     ).fetchall()
     return [_score_json(names, row) for row in rows]
 
 
-_SCORE_FILTERS = {
-    "feature": "subject = ?",
-    "statistic": "statistic = ?",
-    "window_seconds": "window_seconds = ?",
-    "since_us": "start_us >= ?",
-    "until_us": "start_us < ?",
-}
+def query_incidents(reader: duckdb.DuckDBPyConnection, filters: Filters) -> list[dict[str, Any]]:
+    """Incidents, the newest first."""
+    where = _Where()
+    where.add("model = ?", filters.model)
+    where.add("version = ?", filters.version)
+    where.add("kind = ?", None if filters.kind is None else str(filters.kind))
+    where.add("severity = ?", None if filters.severity is None else str(filters.severity))
+    where.add("opened_us >= ?", filters.since_us)
+    where.add("opened_us < ?", filters.until_us)
+    if filters.state is not None:
+        where.clauses.append(f"closed_us is {'' if filters.state == 'open' else 'not '}null")
+    where.add("list_contains(json_extract_string(body, '$.subjects[*].name'), ?)", filters.feature)
+    rows = reader.execute(
+        f"select body from incidents where {where.sql} order by opened_us desc, id "
+        f"limit {filters.limit} offset {filters.offset}",
+        where.parameters,
+    ).fetchall()
+    return [json.loads(row[0]) for row in rows]
 
 
 def _score_json(names: Names, row: Sequence[Any]) -> dict[str, Any]:

@@ -123,7 +123,7 @@ class Outcomes:
         self._dirty_made: set[tuple[int, int, int]] = set()
         self._dirty_arrivals: set[tuple[int, int]] = set()
         self._closed: dict[str, bytes] = {}
-        self._latest: dict[tuple[int, int, int], OutcomeProfile] = {}
+        self._latest: dict[tuple[int, int, int], tuple[int, OutcomeProfile]] = {}
 
     @classmethod
     def load(cls, engine: Engine) -> Outcomes:
@@ -344,7 +344,7 @@ class Outcomes:
             window = held.open.pop(seconds)
             self._dirty_arrivals.add((line.number, outcome))
             self._closed[f"{line.number}/{outcome}/{seconds}/{window.start_us}"] = window.profile.to_bytes()
-            self._latest[(line.number, outcome, seconds)] = window.profile
+            self._latest[(line.number, outcome, seconds)] = (window.start_us, window.profile)
             if line.is_whole and held.reference is not None:
                 self._judge(line, outcome, held, seconds, window, changed)
 
@@ -420,27 +420,33 @@ class Outcomes:
         held = self._arrivals.get((line.number, outcome))
         return None if held is None else held.reference
 
-    def recent(self, line: Line, outcome: int, seconds: int, most: int) -> list[tuple[str, OutcomeProfile, float]]:
-        """(basis, profile, coverage) of the newest closed window with labels: by cohort and by arrival."""
-        found: list[tuple[str, OutcomeProfile, float]] = []
+    def recent(
+        self, line: Line, outcome: int, seconds: int, most: int
+    ) -> list[tuple[CohortKey, str, OutcomeProfile]]:
+        """(window, basis, profile) of the newest closed window with labels: by cohort and by arrival."""
+        found: list[tuple[CohortKey, str, OutcomeProfile]] = []
         span = seconds * MICROSECONDS
         if self.engine.sealed_us is not None and (line.number, outcome) in self._arrivals:
             newest = (self.engine.sealed_us // span - 1) * span
             for start in range(newest, newest - most * span, -span):
-                cohort = self.cohort((line.number, outcome, seconds, start))
+                key = (line.number, outcome, seconds, start)
+                cohort = self.cohort(key)
                 if cohort is not None and cohort.rows:
-                    made = self.made(line.number, seconds, start)
-                    found.append(("cohort", cohort, min(cohort.rows / made, 1.0) if made else float("nan")))
+                    found.append((key, "cohort", cohort))
                     break
         arrived = self._latest.get((line.number, outcome, seconds))
         if arrived is not None:
-            found.append(("arrival", arrived, float("nan")))
+            found.append(((line.number, outcome, seconds, arrived[0]), "arrival", arrived[1]))
         return found
+
+    def coverage(self, key: CohortKey, profile: OutcomeProfile) -> float:
+        """Labelled predictions over all predictions of a window, NaN where none are known."""
+        made = self.made(key[0], key[2], key[3])
+        return min(profile.rows / made, 1.0) if made else float("nan")
 
     def performance(self, key: CohortKey, basis: str, profile: OutcomeProfile) -> list[Performance]:
         """The metrics of one window."""
         line, outcome, seconds, start = key
-        made = self.made(line, seconds, start)
         whole = self._arrivals.get((line, outcome))
         reference = whole.reference if whole is not None else None
         base = metrics(reference) if reference is not None else {}
@@ -457,7 +463,7 @@ class Outcomes:
                 lower=metric.lower,
                 upper=metric.upper,
                 samples=profile.rows,
-                coverage=min(profile.rows / made, 1.0) if made else float("nan"),
+                coverage=self.coverage(key, profile),
                 baseline_value=base[name].value if name in base else float("nan"),
                 best_constant=metric.best_constant,
             )

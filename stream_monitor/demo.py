@@ -1,0 +1,248 @@
+"""The demo: a seeded story of two models, everything embedded, faster than real time.
+
+A credit model approves or denies; a demand forecast predicts a number. Over eight hours, told in under a minute:
+applicants change (data drift), the forecast goes wrong although its inputs look as before (concept drift, visible only
+through late labels), an upstream team breaks a field, and a new credit version comes with a baseline of its own.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import tempfile
+import threading
+import time
+import webbrowser
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from rich.console import Console
+
+from stream_monitor.baselines import baselines_of_rows
+from stream_monitor.config import Config, duration_seconds, parse
+from stream_monitor.engine import Engine
+from stream_monitor.errors import UsageError
+from stream_monitor.judge.baseline import Baseline
+from stream_monitor.publish.events import incident_line
+from stream_monitor.records import MICROSECONDS, NO_TIME, Binding, Incident, PartitionId, RawBatch, Stream
+from stream_monitor.service import Service
+from stream_monitor.source.memory import MemorySource
+from stream_monitor.store import Store
+
+SEED = 7
+HOURS = 8.0
+STORY_SECONDS = 40.0
+"""Real time the eight hours take: long enough to watch, short enough not to leave."""
+
+EVENTS_A_SECOND = 2.0
+"""Of each model, in event time: 1,800 in a window of 15 minutes, plenty for every statistic."""
+
+BASELINE_ROWS = 20_000
+TICK_SECONDS = 0.1
+
+INFERENCE = PartitionId(Stream.INFERENCE, "inference", 0)
+LABELS = PartitionId(Stream.GROUND_TRUTH, "ground-truth", 0)
+
+STORY = (
+    "hour 2 to 4    credit: applicants with higher incomes come, and more of them over the app",
+    "hour 3 to 6    demand: shoppers react differently to price; inputs look the same, labels come 15 minutes later",
+    "hour 5 to 6    credit: an upstream team sends age as text",
+    "hour 7         credit: version 8 goes live with a baseline of its own",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One inference event with the truth that will come for it, and when (None: never)."""
+
+    time_us: int
+    body: dict[str, Any]
+    label: dict[str, Any]
+    label_us: int | None
+
+
+def credit(rng: np.random.Generator, hour: float, version: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A credit decision and its truth."""
+    drifted = 2 <= hour < 4
+    age = int(np.clip(rng.normal(41, 12), 18, 90))
+    income = float(np.round(rng.lognormal(10.75 + 0.35 * drifted, 0.5), 2))
+    channel = str(rng.choice(["web", "branch", "app"], p=[0.30, 0.25, 0.45] if drifted else [0.55, 0.30, 0.15]))
+    debt = float(np.round(rng.gamma(2.0, 4_000.0), 2))
+    risk = 1 / (1 + np.exp(-(-1.2 + debt / 12_000 - (np.log(income) - 10.75) * 1.5 - (age - 41) * 0.01)))
+    if version == "8":
+        risk = float(np.clip(risk * 0.9 + 0.02, 0, 1))
+    features: dict[str, Any] = {"age": str(age) if 5 <= hour < 6 else age, "income": income, "channel": channel, "debt": debt}
+    if rng.random() < 0.02:
+        features["debt"] = None
+    score = float(np.round(risk, 4))
+    body = {"features": features, "prediction": {"label": "deny" if score > 0.5 else "approve", "score": score},
+            "latency_ms": float(np.round(rng.gamma(4, 3), 2))}  # fmt: skip
+    return body, {"label": "deny" if rng.random() < risk else "approve"}
+
+
+def demand(rng: np.random.Generator, hour: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A forecast and what was sold."""
+    price = float(np.round(rng.uniform(5, 15), 2))
+    stock = int(rng.poisson(60))
+    weekday = str(rng.choice(["mon", "tue", "wed", "thu", "fri", "sat", "sun"]))
+    forecast = 120 - 6 * price + 10 * (weekday in ("sat", "sun"))
+    slope = -9 if 3 <= hour < 6 else -6
+    sold = 120 + slope * price + 10 * (weekday in ("sat", "sun")) + rng.normal(0, 6)
+    body = {"features": {"price": price, "stock": stock, "weekday": weekday}, "prediction": float(np.round(forecast, 2)),
+            "latency_ms": float(np.round(rng.gamma(3, 2), 2))}  # fmt: skip
+    return body, {"value": float(np.round(sold, 2))}
+
+
+def events(rng: np.random.Generator, start_us: int) -> Iterator[Event]:
+    """The story, event by event, for ever."""
+    step = int(MICROSECONDS / EVENTS_A_SECOND)
+    number = 0
+    while True:
+        time_us = start_us + number * step
+        hour = number * step / MICROSECONDS / 3600
+        version = "8" if hour >= 7 else "7"
+        for model, made in (("credit", credit(rng, hour, version)), ("demand", demand(rng, hour))):
+            body, truth = made
+            head = {"inference_id": f"{model}-{number}", "model": model, "timestamp": time_us / MICROSECONDS,
+                    "version": version if model == "credit" else "3"}  # fmt: skip
+            delay = rng.exponential(600) if model == "credit" else 900 + rng.exponential(60)
+            labelled = model == "demand" or rng.random() < 0.7
+            label_us = time_us + int(delay * MICROSECONDS) if labelled else None
+            yield Event(time_us, head | body, {"inference_id": head["inference_id"], "model": model, **truth}, label_us)
+        number += 1
+
+
+@dataclass(slots=True)
+class Teller:
+    """Feeds the story to a memory source, in a thread of its own."""
+
+    source: MemorySource
+    start_us: int
+    story_seconds: float = STORY_SECONDS
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        """Tell the story at its pace, then go on in real time."""
+        stream = events(np.random.default_rng(SEED), self.start_us)
+        due: list[tuple[int, int, bytes]] = []
+        ahead: Event | None = None
+        pace = HOURS * 3600 / self.story_seconds
+        began, count = time.monotonic(), 0
+        while not self.stop.wait(TICK_SECONDS):
+            passed = time.monotonic() - began
+            told = min(passed, self.story_seconds) * pace + max(0.0, passed - self.story_seconds)
+            until = self.start_us + int(told * MICROSECONDS)
+            made: list[bytes | None] = []
+            while True:
+                event = ahead if ahead is not None else next(stream)
+                ahead = None
+                if event.time_us >= until:
+                    ahead = event
+                    break
+                made.append(_line(event.body))
+                if event.label_us is not None:
+                    count += 1
+                    label = event.label | {"timestamp": event.label_us / MICROSECONDS}
+                    heapq.heappush(due, (event.label_us, count, _line(label)))
+            labels: list[bytes | None] = []
+            while due and due[0][0] < until:
+                labels.append(heapq.heappop(due)[2])
+            self.source.extend(INFERENCE, made)
+            self.source.extend(LABELS, labels)
+
+
+def _line(body: dict[str, Any]) -> bytes:
+    return json.dumps(body, separators=(",", ":")).encode()
+
+
+def demo_config(port: int, state: Path) -> Config:
+    """What a user would write for these two models."""
+    return parse(
+        {
+            "state": str(state),
+            "publish": {"http": f"127.0.0.1:{port}"},
+            "models": {
+                "credit": {"task": "binary", "positive_label": "deny", "team": "risk"},
+                "demand": {"task": "regression", "team": "supply"},
+            },
+        },
+        {},
+    )
+
+
+def demo_baselines(config: Config) -> list[Baseline]:
+    """Rows from before the story, with their truths, as a team would have them from training."""
+    rng = np.random.default_rng(SEED + 1)
+    rows = []
+    for version in ("7", "8"):
+        for _ in range(BASELINE_ROWS):
+            body, truth = credit(rng, 0.0, version)
+            rows.append(_line({"model": "credit", "version": version, **body, **truth}))
+    for _ in range(BASELINE_ROWS):
+        body, truth = demand(rng, 0.0)
+        rows.append(_line({"model": "demand", "version": "3", **body, **truth}))
+    n = len(rows)
+    batch = RawBatch(
+        Binding(Stream.INFERENCE, "training data"),
+        (PartitionId(Stream.INFERENCE, "training data", 0),),
+        np.zeros(n, np.int32),
+        np.arange(n),
+        pa.array(rows, pa.binary()),
+        np.full(n, NO_TIME, np.int64),
+    )
+    return baselines_of_rows([batch], config, source="training data")
+
+
+def run_demo(*, port: int, duration: str | None, browser: bool) -> None:
+    """Tell the story until interrupted, or for a time such as `60s`."""
+    try:
+        seconds = None if duration is None else duration_seconds(duration)
+    except ValueError as error:
+        raise UsageError(f"--for {duration}: {error}") from error
+    out = Console(highlight=False, soft_wrap=True)
+    out.print("Two models, eight hours of traffic in 40 seconds:")
+    for line in STORY:
+        out.print(f"  {line}", markup=False)
+    with tempfile.TemporaryDirectory(prefix="stream-monitor-demo-") as folder:
+        config = demo_config(port, Path(folder) / "demo.duckdb")
+        store = Store(config.state)
+        try:
+            _serve(config, store, out, seconds=seconds, browser=browser)
+        finally:
+            store.close()
+
+
+def _serve(config: Config, store: Store, out: Console, *, seconds: int | None, browser: bool) -> None:
+    start_us = int((time.time() - HOURS * 3600)) * MICROSECONDS
+    source = MemorySource({p: Binding(p.stream, p.topic) for p in (INFERENCE, LABELS)})
+    told: dict[str, tuple[bool, str]] = {}
+
+    def tell(incident: Incident) -> None:
+        state = (incident.closed_us is None, str(incident.severity))
+        if told.get(incident.id) != state:
+            told[incident.id] = state
+            out.print(incident_line(incident))
+
+    stop = threading.Event()
+    service = Service(config, Engine(config, store, baselines=demo_baselines(config)), source, on_incident=tell)
+    teller = Teller(source, start_us)
+    timer = None if seconds is None else threading.Timer(seconds, stop.set)
+    threading.Thread(target=teller.run, name="story", daemon=True).start()
+    if timer is not None:
+        timer.start()
+    url = f"http://127.0.0.1:{config.publish.port}/"
+    out.print(f"The page: {url}    metrics: {url}metrics    API: {url}api/docs    (Ctrl+C ends it)")
+    if browser:
+        threading.Timer(1.0, webbrowser.open, [url]).start()
+    try:
+        service.run(stop)
+    except KeyboardInterrupt:
+        stop.set()
+    finally:
+        teller.stop.set()
+        if timer is not None:
+            timer.cancel()

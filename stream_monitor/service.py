@@ -1,0 +1,167 @@
+"""A running service: the loop, what it publishes, and an orderly end."""
+
+from __future__ import annotations
+
+import bisect
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from stream_monitor.app import Monitor, Pace, dead_letter, fetch, open_engine
+from stream_monitor.config import Config
+from stream_monitor.engine import Engine, Refused
+from stream_monitor.errors import UsageError
+from stream_monitor.exposition import Service as ServiceFigures
+from stream_monitor.exposition import snapshot
+from stream_monitor.publish.catalogue import CHECKPOINT_BUCKETS
+from stream_monitor.publish.collector import Publisher
+from stream_monitor.publish.console import add_console
+from stream_monitor.publish.http import Server, create_app
+from stream_monitor.publish.snapshot import Distribution
+from stream_monitor.records import Incident
+from stream_monitor.source import open_sink, open_source
+from stream_monitor.source.protocol import Source
+from stream_monitor.source.sink import Sink
+from stream_monitor.store import Store
+from stream_monitor.views import LiveView
+
+log = logging.getLogger(__name__)
+
+PUBLISH_SHARE = 0.1
+"""The most of the loop's time that building and rendering the metrics may take."""
+
+FLUSH_SECONDS = 5.0
+"""How long a commit waits for dead letters to be acknowledged; then it is a problem of the broker's, and logged."""
+
+
+class Service:
+    """The loop with everything around it. `on_incident` hears of every change of an incident."""
+
+    def __init__(
+        self,
+        config: Config,
+        engine: Engine,
+        source: Source,
+        *,
+        dead_letters: Sink | None = None,
+        on_incident: Callable[[Incident], None] | None = None,
+    ) -> None:
+        self.config = config
+        self.engine = engine
+        self._dead_letters = dead_letters
+        self._on_incident = on_incident
+        self._sent = 0
+        self._unflushed = False
+        self._durations = [0] * (len(CHECKPOINT_BUCKETS) + 1)
+        self._duration_total = 0.0
+        self._publishing = Pace(1.0, PUBLISH_SHARE)
+        self.publisher = Publisher(series=config.limits.series)
+        self.monitor = Monitor(
+            engine,
+            fetch(source, config, positions=engine.positions()),
+            on_refused=self._refuse,
+            before_commit=self._flush,
+            on_checkpoint=self._tell,
+        )
+        self.view = LiveView(self.monitor)
+        host, port = config.publish.host, config.publish.port
+        app = create_app(self.view, self.publisher, host=host, token=_token(config.publish.token_file))
+        add_console(app, self.view)
+        self.server = Server(app, host=host, port=port)
+
+    def run(self, stop: threading.Event) -> None:
+        """Serve until told to stop or, with files, until everything is read and `stop` is set."""
+        self.server.start()
+        log.info("listening", extra={"host": self.config.publish.host, "port": self.server.port})
+        try:
+            self.monitor.run(stop)
+            self._publish()
+            stop.wait()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Stop fetching, write what is left, let go of the port."""
+        self.monitor.fetcher.close()
+        self.engine.close()
+        self.server.stop()
+        self.view.close()
+        if self._dead_letters is not None:
+            self._dead_letters.close()
+
+    # -- around a checkpoint ---------------------------------------------------------------------
+
+    def _refuse(self, refused: Refused) -> None:
+        if self._dead_letters is None:
+            return
+        topic = self.config.source.dead_letter_topic
+        assert topic is not None
+        for key, value, headers in dead_letter(refused):
+            self._dead_letters.send(topic, key, value if value is not None else b"", headers)
+            self._sent += 1
+        self._unflushed = True
+
+    def _flush(self) -> None:
+        """Dead letters are acknowledged before the offsets behind them are committed: at least once."""
+        if self._dead_letters is not None and self._unflushed:
+            self._dead_letters.flush(FLUSH_SECONDS)
+            self._unflushed = False
+
+    def _tell(self, changed: list[Incident]) -> None:
+        seconds = self.monitor.last_checkpoint_seconds
+        self._durations[bisect.bisect_left(CHECKPOINT_BUCKETS, seconds)] += 1
+        self._duration_total += seconds
+        for incident in changed:
+            log.info(
+                "incident_closed" if incident.closed_us is not None else "incident",
+                extra={"incident": incident.id, "model": incident.line.model, "version": incident.line.version,
+                       "kind": str(incident.kind), "severity": str(incident.severity), "summary": incident.summary},
+            )  # fmt: skip
+            if self._on_incident is not None:
+                self._on_incident(incident)
+        now = time.monotonic()
+        if changed or now >= self._publishing.due:
+            self._publish()
+            self._publishing.done(now, time.monotonic())
+
+    def _publish(self) -> None:
+        self.view.refresh()
+        ready, _ = self.view.ready()
+        figures = ServiceFigures(
+            ready=ready,
+            checkpoint_unix_seconds=time.time(),
+            checkpoints=Distribution(tuple(self._durations), self._duration_total),
+            dead_letters=self._sent,
+        )
+        self.publisher.publish(snapshot(self.engine, figures))
+
+
+def serve(config: Config, *, stop: threading.Event | None = None) -> None:
+    """Attach to the event bus and watch until SIGTERM or SIGINT. Raises MonitorError for what a person has to mend."""
+    ended = stop or threading.Event()
+    if stop is None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: ended.set())
+    store = Store(config.state)
+    try:
+        engine = open_engine(config, store)
+        source = open_source(config)
+        dead_letters = open_sink(config) if config.source.dead_letter_topic else None
+        service = Service(config, engine, source, dead_letters=dead_letters)
+        log.info("started", extra={"state": str(config.state), "positions": len(engine.positions())})
+        service.run(ended)
+        log.info("stopped")
+    finally:
+        store.close()
+
+
+def _token(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    token = path.read_text(encoding="utf-8").strip()
+    if not token:
+        raise UsageError(f"publish.token_file: {path} is empty")
+    return token
