@@ -18,6 +18,7 @@ from stream_monitor.records import Json
 WORST_FEATURES = 12
 RECENT_CLOSED = 10
 PERFORMANCE_ROWS = 24
+NAME_CHARACTERS = 80
 """What fits a screen; the API has the rest."""
 
 STYLE = """
@@ -50,7 +51,7 @@ background:var(--track);color:var(--soft)}
 .tag.ok{color:var(--good)}
 .words{margin:2px 0;overflow-wrap:anywhere}
 .bar{display:block;min-width:160px;margin-top:7px;background:var(--track);border-radius:5px}
-.bar rect{fill:var(--good)}.bar.over rect{fill:var(--bad)}.bar .mark{fill:var(--ink)}
+.bar rect{fill:var(--good)}.bar.over rect{fill:var(--bad)}.bar rect.mark{fill:var(--ink)}
 .state.bad{color:var(--bad)}.state.good{color:var(--good)}.empty{color:var(--soft);margin:0}
 dl{display:flex;flex-wrap:wrap;gap:8px 34px;margin:0}dt{color:var(--soft);font-size:13px}
 dd{margin:0;font-size:19px;font-variant-numeric:tabular-nums}
@@ -184,7 +185,7 @@ def _opened(incidents: Sequence[Json]) -> str:
 
 
 def _incident(incident: Json) -> str:
-    subjects = "; ".join(f"{s['name']} {s['detail']}" for s in incident["subjects"][:4])
+    subjects = "; ".join(f"{s['name'][:NAME_CHARACTERS]} {s['detail']}" for s in incident["subjects"][:4])
     more = len(incident["subjects"]) - 4
     return (
         f'<li class="{_text(incident["severity"])}"><span class="tag {_text(incident["severity"])}">'
@@ -199,7 +200,7 @@ def _incident(incident: Json) -> str:
 def _line(row: Json) -> str:
     """Model and version, and the segment where it is one."""
     parts = ", ".join(f"{name}={value}" for name, value in row.get("segment", {}).items())
-    return _text(f"{row['model']} {row['version']}" + (f" [{parts}]" if parts else ""))
+    return _name(f"{row['model']} {row['version']}" + (f" [{parts}]" if parts else ""))
 
 
 def _models(models: Sequence[Json]) -> str:
@@ -231,7 +232,7 @@ def _features(features: Sequence[Json]) -> str:
     heads = [("Feature", "name"), ("Model", "name"), ("Score against threshold", ""), ("", "n"), ("", "")]
     rows = (
         (
-            _text(feature["name"]),
+            _name(feature["name"]),
             _line(feature),
             _bar(score),
             f'{_number(score["value"])} <span class="soft">/ {_number(score["threshold"])}</span>',
@@ -275,7 +276,7 @@ def _performance(rows: Sequence[Json]) -> str:
             _line(r),
             _text(r["metric"] + ("" if r.get("outcome", "label") == "label" else f" ({r['outcome']})")),
             _number(r["value"]),
-            f"{_number(r['lower'])} – {_number(r['upper'])}",
+            _interval(r),
             _number(r["baseline_value"]),
             _share(r["coverage"]),
             _count(r["samples"]),
@@ -284,6 +285,11 @@ def _performance(rows: Sequence[Json]) -> str:
         for r in rows
     )
     return _section("Model quality", _table(heads, cells), otherwise="No labels yet.")
+
+
+def _interval(row: Json) -> str:
+    lower, upper = _number(row["lower"]), _number(row["upper"])
+    return lower if lower == upper == "–" else f"{lower} – {upper}"
 
 
 def _closed(incidents: Sequence[Json]) -> str:
@@ -322,6 +328,13 @@ def _totals(summary: Json) -> str:
 def _text(value: object) -> str:
     """Anything as text that is safe in an element and in a quoted attribute."""
     return escape(str(value).encode("utf-8", "replace").decode(), quote=True)
+
+
+def _name(text: str) -> str:
+    """A name; a very long one is cut, and whole on hovering."""
+    if len(text) <= NAME_CHARACTERS:
+        return _text(text)
+    return f'<span title="{_text(text[:1000])}">{_text(text[:NAME_CHARACTERS])}…</span>'
 
 
 def _defined(value: object) -> float | None:

@@ -127,3 +127,12 @@ def test_worst_features_come_first() -> None:
     text = Reader(web(FakeView()).get("/").text).text
     part = text[text.index("Worst features") :]
     assert part.index("income") < part.index("channel") < part.index("age")
+
+
+def test_a_very_long_name_is_cut() -> None:
+    """Ten thousand characters of a feature's name would bury everything else."""
+    features = [{"model": "m", "version": "1", "name": "x" * 10_000, "latest": [
+        {"window": "1h", "statistic": "psi", "value": 0.1, "threshold": 0.2, "verdict": "ok"}]}]  # fmt: skip
+    page = console.page(summary={}, models=[], features=features, opened=[], closed=[], performance=[], reasons=[])
+    assert "x" * 80 + "…" in Reader(page).text
+    assert "x" * 1001 not in page
