@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import socket
 import threading
 import time
@@ -18,7 +20,7 @@ from stream_monitor.publish.http import Filters, Promotion, Server, View, create
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 PROMOTE = "/api/v1/baselines/promote"
-BODY = {"model": "credit", "version": "7"}
+BODY = {"model": "credit", "version": "7", "from_version": "6"}
 
 
 def client(view: View, *, host: str = "127.0.0.1", token: str | None = None) -> TestClient:
@@ -133,11 +135,37 @@ def test_promotion_reaches_the_view(view: FakeView) -> None:
     """On loopback without a token it is allowed; what the view cannot do is a 422 with its sentences."""
     web = client(view)
     assert web.post(PROMOTE, json=BODY).json()["baseline_id"] == "b-2"
-    assert view.promoted == [Promotion("credit", "7")]
+    assert view.promoted == [Promotion("credit", "7", from_version="6")]
     answer = web.post(PROMOTE, json={**BODY, "version": "9"})
     assert (answer.status_code, answer.json()["detail"]) == (422, ["credit 9 has not been seen", "promote one of: 7"])
     assert web.post(PROMOTE, json={"model": "credit"}).status_code == 422
     assert web.post(PROMOTE, content="{", headers={"Content-Type": "application/json"}).status_code == 422
+
+
+def test_a_built_baseline_arrives_as_its_bytes(view: FakeView) -> None:
+    """Base64 in, bytes out; what is not base64 is a sentence."""
+    body = {"model": "credit", "version": "7"}
+    sent = body | {"baseline": base64.b64encode(bytes(range(256))).decode()}
+    assert client(view).post(PROMOTE, json=sent).status_code == 200
+    assert view.promoted == [Promotion("credit", "7", baseline=bytes(range(256)))]
+    assert client(view).post(PROMOTE, json=body | {"baseline": "!"}).status_code == 422
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        {},
+        {"from_version": "6", "since": "2026-11-21"},
+        {"from_version": "6", "until": "2026-11-21"},
+        {"until": "2026-11-21"},
+    ],
+)
+def test_a_promotion_is_of_one_thing(view: FakeView, what: dict[str, str]) -> None:
+    """Nothing, or two things at once, is refused."""
+    answer = client(view).post(PROMOTE, json={"model": "credit", "version": "7"} | what)
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0].endswith(".")
+    assert view.promoted == []
 
 
 @pytest.mark.parametrize(
@@ -153,12 +181,12 @@ def test_promotion_reaches_the_view(view: FakeView) -> None:
         ({"Content-Type": "text/plain"}, 415),
         ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
         ({"Content-Length": "99999999999999999999"}, 413),
-        ({"Content-Length": "70000"}, 413),
+        ({"Content-Length": "64000001"}, 413),
     ],
 )
 def test_a_page_from_elsewhere_changes_nothing(view: FakeView, headers: dict[str, str], status: int) -> None:
     """Forms, other origins and endless bodies are refused before any route sees them."""
-    content = b'{"model": "credit", "version": "7"}'
+    content = json.dumps(BODY).encode()
     answer = client(view).post(PROMOTE, content=content, headers={"Content-Type": "application/json"} | headers)
     assert answer.status_code == status
     assert bool(view.promoted) == (status == 200)
