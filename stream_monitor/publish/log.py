@@ -50,12 +50,12 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """`2026-11-21T10:00:01.250Z warning partition lost topic=inference number=3`; a traceback follows on lines of its own."""
+    """`2026-11-21T10:00:01.250Z warning partition lost topic=inference number=3`; a traceback follows."""
 
     def format(self, record: logging.LogRecord) -> str:
         standard = _standard(record)
         pairs = [f"{name}={_quoted(value)}" for name, value in _fields(record).items()]
-        line = " ".join([standard["time"], standard["level"], _printable(standard["event"]), *pairs])
+        line = " ".join([standard["time"], standard["level"], printable(standard["event"]), *pairs])
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
@@ -84,7 +84,7 @@ def _short(value: object) -> object:
     return text if len(text) <= VALUE_CHARACTERS else f"{text[:VALUE_CHARACTERS]}…"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """One line, with nothing in it that moves a terminal's cursor or ends the line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
@@ -93,7 +93,7 @@ def _quoted(value: object) -> str:
     """A value that can be told from the next pair: in quotes where it holds a space, a quote or nothing."""
     if value is None:
         return "-"
-    text = _printable(str(value))
+    text = printable(str(value))
     if text and not any(c in ' "=\\' for c in text):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
