@@ -138,7 +138,7 @@ class _Gathered:
         )
         outcome = self._outcomes.get(key)
         return build(
-            concat(self.rows.pop(key)),
+            concat(self.rows.pop(key), most_features=self.config.limits.features),
             model=key.model,
             version=key.version,
             reading=reading,

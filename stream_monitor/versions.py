@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -536,7 +536,13 @@ class Version:
     def add(self, columns: Inferences, row: Ints) -> None:
         """Rows on time, of this version."""
         segment = self.engine.names.segment_codes(columns.segment.take(pa.array(row)), self.model.segments)
-        rows = Rows.of(columns, row, segment=segment, most_features=self.engine.config.limits.features)
+        known = None
+        if self.baseline is not None:
+            known = frozenset(s.key.name for s in self.baseline.schema.subjects if s.key.kind == "feature")
+        rows = Rows.of(
+            columns, row, segment=segment, most_features=self.engine.config.limits.features, known=known
+        )
+        self._count_extra(rows.left_out)
         self._open.append(rows)
         self._unsaved.append(rows)
 
@@ -567,7 +573,6 @@ class Version:
         if block is None:
             return [i for line in self.lines.values() if line.open for i in self._quiet(line, until_us)]
         coded = self.baseline.schema.encode(block)
-        self._count_extra(block)
         changed = self.whole().absorb(block, coded, until_us=until_us)
         for segment, row in self._segment_rows(block).items():
             part = Coded(coded.code[row], coded.number[row])
@@ -577,10 +582,8 @@ class Version:
     def _quiet(self, line: Line, until_us: int) -> list[Incident]:
         """No new rows for a line: only time passes."""
         assert self.baseline is not None
-        nothing = Rows(*(np.zeros(0, t) for t in (np.int64, np.uint64, np.uint64, np.int32)), (), np.zeros((0, 0), np.uint8),
-                       np.zeros((0, 0)), {})  # fmt: skip
-        coded = Coded(np.zeros((0, len(self.baseline.schema)), np.uint16), np.zeros((0, len(self.baseline.schema))))
-        return line.absorb(nothing, coded, until_us=until_us)
+        nothing = Rows.empty()
+        return line.absorb(nothing, self.baseline.schema.encode(nothing), until_us=until_us)
 
     def _segment_rows(self, block: Rows) -> dict[tuple[tuple[str, str], ...], Ints]:
         """The rows of every segment: one for each configured key and value, within the limit."""
@@ -595,14 +598,13 @@ class Version:
                     chosen[(pair,)].append(row)
         return {segment: np.sort(np.concatenate(rows)) for segment, rows in sorted(chosen.items())}
 
-    def _count_extra(self, block: Rows) -> None:
-        assert self.baseline is not None
-        known = {s.key for s in self.baseline.schema.subjects}
-        for column, key in enumerate(block.subjects):
-            if key not in known and key.kind == "feature" and key.name not in self.reading.ignore:
-                present = int((block.kind[:, column] != 0).sum())
-                if present and (key.name in self.extra or len(self.extra) < self.engine.config.limits.features):
-                    self.extra[key.name] += present
+    def _count_extra(self, left_out: Mapping[str, int]) -> None:
+        """Features the baseline does not have: new ones appear in mid-stream without harm, and are seen to."""
+        for name, count in left_out.items():
+            if name not in self.reading.ignore and (
+                name in self.extra or len(self.extra) < self.engine.config.limits.features
+            ):
+                self.extra[name] += count
 
     # -- baselines -------------------------------------------------------------------------------
 
@@ -617,7 +619,7 @@ class Version:
         self._learning.append(block)
         if sum(len(rows) for rows in self._learning) < wanted:
             return changed
-        rows = concat(self._learning)
+        rows = concat(self._learning, most_features=self.engine.config.limits.features)
         taught, rest = rows.take(np.arange(wanted)), rows.take(np.arange(wanted, len(rows)))
         until = int(taught.time_us[-1])
         learnt = baselines.build(
