@@ -280,6 +280,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _host_name(header: str) -> str:
+    """A Host header without its port; empty where it is none."""
+    try:
+        return urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return ""
+
+
 class Guard:
     """Refuses, before any route sees it, what a page from elsewhere could make a browser send.
 
@@ -315,8 +323,7 @@ class Guard:
         await (self._app if refusal is None else refusal)(scope, receive, send_hardened)
 
     def _refuse(self, method: str, headers: Mapping[str, str]) -> Response | None:
-        named = urlsplit(f"//{headers.get('host', '')}")
-        if is_loopback(self._host) and not is_loopback(named.hostname or ""):
+        if is_loopback(self._host) and not is_loopback(_host_name(headers.get("host", ""))):
             return _refusal(421, "This service answers on its own machine only: ask for localhost or 127.0.0.1.")
         if method in ("GET", "HEAD"):
             return None
@@ -324,7 +331,7 @@ class Guard:
 
     def _foreign(self, headers: Mapping[str, str]) -> Response | None:
         origin = headers.get("origin")
-        same = origin is None or urlsplit(origin).netloc == headers.get("host")
+        same = origin is None or origin.partition("://")[2] == headers.get("host")
         if same and headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
             return None
         return _refusal(403, "A page of another origin may not change anything here.")

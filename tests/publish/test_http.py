@@ -175,6 +175,8 @@ def test_a_promotion_is_of_one_thing(view: FakeView, what: dict[str, str]) -> No
         ({"Sec-Fetch-Site": "same-origin"}, 200),
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
+        ({"Origin": ""}, 403),
         ({"Origin": "http://127.0.0.1:8000"}, 403),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
         ({"Sec-Fetch-Site": "same-site"}, 403),
@@ -192,7 +194,9 @@ def test_a_page_from_elsewhere_changes_nothing(view: FakeView, headers: dict[str
     assert bool(view.promoted) == (status == 200)
 
 
-@pytest.mark.parametrize("name", ["evil.example", "127.0.0.1.evil.example", "192.168.0.7:9464", ""])
+@pytest.mark.parametrize(
+    "name", ["evil.example", "127.0.0.1.evil.example", "192.168.0.7:9464", "", "[::1", "a@b[", "user@evil.example"]
+)
 def test_a_foreign_name_for_loopback_reads_nothing(view: FakeView, name: str) -> None:
     """A page whose name resolves to 127.0.0.1 is of that name's origin, and could read all."""
     assert client(view).get("/api/v1/models", headers={"Host": name}).status_code == 421
