@@ -53,7 +53,9 @@ def _sample(config: Config, most: int) -> list[dict[str, Any]]:
             source.pause(_full(source.partitions(), counts, most))
     finally:
         source.close()
-    return [_topic_report(topic, found[topic.topic]) for topic in (*config.source.inference, *config.source.ground_truth)]
+    return [
+        _topic_report(topic, found[topic.topic]) for topic in (*config.source.inference, *config.source.ground_truth)
+    ]
 
 
 def _full(partitions: Sequence[PartitionId], counts: Counter[str], most: int) -> frozenset[PartitionId]:

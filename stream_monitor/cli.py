@@ -22,9 +22,8 @@ from stream_monitor.check import check_configuration
 from stream_monitor.client import ask_service
 from stream_monitor.config import Config, load, parse
 from stream_monitor.errors import InputError, MonitorError, UsageError
-from stream_monitor.publish.events import incident_line
+from stream_monitor.publish.events import Terminal
 from stream_monitor.publish.log import configure
-from stream_monitor.records import Incident
 from stream_monitor.replay import Job, replay
 from stream_monitor.stored import promote_in_state, stored_baselines
 
@@ -82,7 +81,7 @@ def run(
     """Attach to the event bus and watch until told to stop."""
     from stream_monitor.service import serve  # the web stack: not loaded for the other commands
 
-    configure(json_lines=log_json)
+    configure(style="json" if log_json else "text")
     serve(load(config, os.environ))
 
 
@@ -115,18 +114,11 @@ def replay_command(
     configure(level=logging.WARNING)
     job = Job(_configuration(config), inference, ground_truth or [], baseline or [], out, _rate(rate))
     err = Console(stderr=True, soft_wrap=True, highlight=False)
-    seen: set[tuple[str, bool]] = set()
-
-    def tell(incident: Incident) -> None:
-        if (incident.id, incident.closed_us is None) not in seen:
-            seen.add((incident.id, incident.closed_us is None))
-            err.print(incident_line(incident))
-
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=err, transient=True) as progress:
         task = progress.add_task("reading")
         summary = replay(
             job,
-            on_incident=tell,
+            on_incidents=Terminal().tell,
             on_progress=lambda n: progress.update(task, description=f"{n:,} records"),
         )
     _print(summary, as_json=as_json, table=lambda: _summary_table(summary, out))
@@ -149,7 +141,9 @@ def baseline_build(
     chosen = [b for b in built if model in (None, b.model) and version in (None, b.version, "")] if model else built
     if len(chosen) != 1:
         held = ", ".join(f"{b.model} {b.version or '(any version)'}" for b in built)
-        raise InputError(f"one baseline is written to a file, but the rows hold {held}: choose with --model and --version")
+        raise InputError(
+            f"one baseline is written to a file, but the rows hold {held}: choose with --model and --version"
+        )
     made = chosen[0] if version is None else chosen[0].serving(version)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(made.to_bytes())

@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
 
 from stream_monitor.errors import UsageError
 from stream_monitor.records import Binding, Stream
@@ -61,9 +71,37 @@ def _text(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _objective(text: str) -> str:
+    if not re.fullmatch(r"(>=|<=|>|<)\s*-?\d+(\.\d+)?", text.strip()):
+        raise ValueError("write an objective like '>= 0.85'")
+    return text
+
+
+def _address(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if not colon or not re.fullmatch(r"\d{1,5}", port) or int(port) > 65_535 or re.search(r"[\s/]", host):
+        raise ValueError("write an address like 127.0.0.1:9464")
+    return text
+
+
+def _url(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/]+\S*", text):
+        raise ValueError("write an address that begins with http:// or https://")
+    return text
+
+
 Duration = Annotated[int, BeforeValidator(_duration), Field(ge=1, le=10 * 365 * 86_400)]
 Size = Annotated[int, BeforeValidator(_size), Field(ge=1)]
 Name = Annotated[str, BeforeValidator(_text), Field(min_length=1, max_length=200)]
+Key = Annotated[str, BeforeValidator(_text)]
+
+
+class _ConflictError(ValueError):
+    """Keys that are right by themselves do not go together."""
+
+    def __init__(self, message: str, *keys: str) -> None:
+        super().__init__(message)
+        self.keys = keys
 
 
 class _Part(BaseModel):
@@ -88,6 +126,11 @@ def false_alarms(text: str) -> FalseAlarms:
     return FalseAlarms(float(found[1]), duration_seconds(found[3]) if found[3] else None, events)
 
 
+def _budget(text: str) -> str:
+    false_alarms(text)
+    return text
+
+
 class SecurityConfig(_Part):
     """How to reach a broker that asks who we are."""
 
@@ -102,8 +145,10 @@ class SecurityConfig(_Part):
 
     @model_validator(mode="after")
     def _complete(self) -> SecurityConfig:
-        if self.protocol.startswith("SASL") and (self.mechanism is None or self.username is None):
-            raise ValueError(f"{self.protocol} needs mechanism, username and password")
+        has_secret = self.password is not None or self.password_file is not None
+        if self.protocol.startswith("SASL") and (self.mechanism is None or self.username is None or not has_secret):
+            message = f"{self.protocol} needs mechanism, username and password"
+            raise _ConflictError(message, "protocol", "mechanism", "username", "password", "password_file")
         return self
 
 
@@ -131,12 +176,14 @@ Topics = Annotated[tuple[TopicConfig, ...], BeforeValidator(_topics)]
 
 
 def _start(value: object) -> object:
-    if value in ("latest", "earliest") or isinstance(value, datetime):
+    """A time without an offset means UTC, as in events; YAML itself reads an unquoted timestamp."""
+    if value in ("latest", "earliest"):
         return value
     try:
-        return datetime.fromisoformat(str(value))
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
     except ValueError:
-        raise ValueError("latest, earliest or a timestamp like 2026-11-21T10:00:00Z") from None
+        raise ValueError("write latest, earliest or a timestamp like 2026-11-21T10:00:00Z") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class SourceConfig(_Part):
@@ -157,9 +204,9 @@ class SourceConfig(_Part):
         names = [t.topic for t in (*self.inference, *self.ground_truth)]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
-            raise ValueError(f"topics named twice: {', '.join(twice)}")
+            raise _ConflictError(f"topics named twice: {', '.join(twice)}", "inference", "ground_truth")
         if not self.inference:
-            raise ValueError("inference needs at least one topic")
+            raise _ConflictError("inference needs at least one topic", "inference")
         return self
 
 
@@ -174,15 +221,10 @@ class Retention(_Part):
 class DriftConfig(_Part):
     """When people are told."""
 
-    false_alarms: str = "1 per 30d"
+    false_alarms: Annotated[str, AfterValidator(_budget)] = "1 per 30d"
     minimum_effect: Annotated[float, Field(ge=0, le=10, strict=False)] = 0.1
     seasonality: Literal["none", "daily", "weekly"] = "none"
     learn_from: Annotated[int, Field(ge=200, le=10_000_000)] = 10_000
-
-    @model_validator(mode="after")
-    def _readable(self) -> DriftConfig:
-        false_alarms(self.false_alarms)
-        return self
 
     @property
     def budget(self) -> FalseAlarms:
@@ -206,8 +248,10 @@ class ModelConfig(_Part):
     team: Name | None = None
     baseline: Path | None = Field(default=None, strict=False)
     segments: tuple[str, ...] = Field(default=(), strict=False)
-    objectives: dict[str, str] = Field(default_factory=dict)
-    features: dict[str, FeatureConfig] = Field(default_factory=dict)
+    objectives: dict[str, Annotated[str, AfterValidator(_objective)]] = Field(
+        default_factory=dict, description="metric -> what it must hold, like '>= 0.85'"
+    )
+    features: dict[Key, FeatureConfig] = Field(default_factory=dict)
 
 
 class Limits(_Part):
@@ -224,14 +268,14 @@ class Limits(_Part):
 class WebhookConfig(_Part):
     """One address that is told of incidents."""
 
-    url: str
+    url: Annotated[str, AfterValidator(_url)]
     secret: SecretStr | None = None
 
 
 class PublishConfig(_Part):
     """Where verdicts go."""
 
-    http: Annotated[str, Field(pattern=r"^[^\s]*:\d{1,5}$")] = "127.0.0.1:9464"
+    http: Annotated[str, AfterValidator(_address)] = "127.0.0.1:9464"
     token_file: Path | None = Field(default=None, strict=False)
     drift_topic: str | None = None
     webhooks: tuple[WebhookConfig, ...] = Field(default=(), strict=False)
@@ -262,24 +306,37 @@ class Config(_Part):
     label_horizon: Duration = 45 * 86_400
     retention: Retention = Retention()
     drift: DriftConfig = DriftConfig()
-    models: dict[str, ModelConfig] = Field(default_factory=dict)
+    models: dict[Name, ModelConfig] = Field(default_factory=dict)
     limits: Limits = Limits()
     publish: PublishConfig = PublishConfig()
 
     @model_validator(mode="after")
     def _fit_together(self) -> Config:
         if not self.windows or len(set(self.windows)) < len(self.windows):
-            raise ValueError("windows: name at least one, each once")
-        for window in self.windows:
-            if window % self.pane:
-                raise ValueError(
-                    f"windows: {duration_text(window)} is no multiple of pane ({duration_text(self.pane)})"
-                )
+            raise _ConflictError("windows: name at least one, each once", "windows")
+        odd = [duration_text(window) for window in self.windows if window % self.pane]
+        if odd:
+            message = f"windows: no multiple of pane ({duration_text(self.pane)}): {', '.join(odd)}"
+            raise _ConflictError(message, "windows", "pane")
         return self
 
     def model(self, name: str) -> ModelConfig:
         """What is said of a model; the defaults for one that is not named."""
         return self.models.get(name, ModelConfig())
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key stands once: of two, one would be silently lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                problem = f"the key {key.value} stands there twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def load(path: Path, environment: Mapping[str, str]) -> Config:
@@ -289,9 +346,11 @@ def load(path: Path, environment: Mapping[str, str]) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the configuration {path} cannot be read: {error}") from error
     try:
-        body = yaml.safe_load(text)
+        body = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not YAML: {error}") from error
+        # Without the library's excerpt: the line may hold a password.
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or "it cannot be read"
+        raise UsageError(f"{path}{f', line {mark.line + 1}' if mark else ''}: not YAML: {problem}") from None
     if body is None:
         body = {}
     if not isinstance(body, dict):
@@ -301,21 +360,20 @@ def load(path: Path, environment: Mapping[str, str]) -> Config:
 
 def parse(body: Mapping[str, Any], environment: Mapping[str, str], *, name: str = "configuration") -> Config:
     """Check a configuration that is already read; raises UsageError with every problem."""
-    missing: list[str] = []
-    filled = _fill(body, environment, "", missing)
-    problems = list(missing)
-    config: Config | None = None
-    try:
-        config = _with_secrets(Config.model_validate(filled), problems)
-    except ValidationError as error:
-        problems += _problems(error)
+    missing: dict[str, str] = {}
+    failures, config = _validate(_fill(body, environment, "", missing))
+    problems = [f"{path}: the environment has no {variable}" for path, variable in missing.items()]
+    problems += [f"{path}: {words}" if path else words for path, words in map(_said, failures) if path not in missing]
+    if config is not None:
+        config, unreadable = _with_secrets(config)
+        problems += unreadable
     if problems or config is None:
         raise UsageError(f"{name}: {len(problems)} problem{'s' * (len(problems) != 1)}", tuple(problems))
     return config
 
 
-def _fill(value: Any, environment: Mapping[str, str], path: str, missing: list[str]) -> Any:
-    """Replace `${NAME}` in every text."""
+def _fill(value: Any, environment: Mapping[str, str], path: str, missing: dict[str, str]) -> Any:
+    """Replace `${NAME}` in every text; `missing` is given the path of each name the environment lacks."""
     if isinstance(value, Mapping):
         return {k: _fill(v, environment, f"{path}.{k}" if path else str(k), missing) for k, v in value.items()}
     if isinstance(value, list):
@@ -325,42 +383,98 @@ def _fill(value: Any, environment: Mapping[str, str], path: str, missing: list[s
 
     def replace(found: re.Match[str]) -> str:
         if found[1] not in environment:
-            missing.append(f"{path}: the environment has no {found[1]}")
+            missing[path] = found[1]
         return environment.get(found[1], "")
 
     return re.sub(r"\$\{(\w+)\}", replace, value)
 
 
-def _with_secrets(config: Config, problems: list[str]) -> Config:
-    """Read the files that hold secrets and check that named files exist."""
-    security = config.source.security
-    if security is not None and security.password_file is not None:
+def _validate(body: Any) -> tuple[list[ErrorDetails], Config | None]:
+    """Every failure, and what the rest of the body makes; None where nothing can be made of it.
+
+    Once the wrong keys are taken out, what must hold between the others is checked too. A rule between keys one of
+    which was wrong itself is not asked: a default would answer.
+    """
+    failures: list[ErrorDetails] = []
+    wrong: list[tuple[int | str, ...]] = []
+    while True:
         try:
-            secret = security.password_file.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            problems.append(f"source.security.password_file: {error}")
-            return config
-        security = security.model_copy(update={"password": SecretStr(secret)})
-        config = config.model_copy(update={"source": config.source.model_copy(update={"security": security})})
-    named = [(f"models.{m}.baseline", c.baseline) for m, c in config.models.items()]
-    named.append(("publish.token_file", config.publish.token_file))
-    if security is not None:
-        named += [(f"source.security.{f}", getattr(security, f)) for f in ("ca_file", "cert_file", "key_file")]
-    problems += [f"{where}: there is no file {path}" for where, path in named if path is not None and not path.exists()]
-    return config
+            return failures, Config.model_validate(body)
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_input=False)
+        before = body
+        for failure in found:
+            if not _answered_by_default(failure, wrong):
+                failures.append(failure)
+            body = _without(body, failure["loc"])
+            wrong.append(failure["loc"])
+        if body == before:
+            return failures, None
 
 
-def _problems(error: ValidationError) -> list[str]:
-    """Each problem as `path: what is wrong`."""
-    found = []
-    for item in error.errors(include_url=False, include_input=False):
-        where = [part for part in item["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
-        path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in where).lstrip(".")
-        message = str(item["msg"]).removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            message = "no such key" + _nearest(where)
-        found.append(f"{path}: {message}" if path else message)
-    return found
+def _answered_by_default(failure: ErrorDetails, wrong: Sequence[tuple[int | str, ...]]) -> bool:
+    conflict = failure.get("ctx", {}).get("error")
+    if not isinstance(conflict, _ConflictError):
+        return False
+    asked = [(*failure["loc"], key) for key in conflict.keys]
+    return any(path[: len(key)] == key for path in wrong for key in asked)
+
+
+def _without(body: Any, where: Sequence[int | str]) -> Any:
+    """A copy without the key at a path; of a list with a wrong item nothing is left."""
+    if not where or not isinstance(body, Mapping) or where[0] not in body:
+        return body
+    first, inner = where[0], body[where[0]]
+    if len(where) > 1 and isinstance(inner, Mapping):
+        return {**body, first: _without(inner, where[1:])}
+    return {key: value for key, value in body.items() if key != first}
+
+
+def _with_secrets(config: Config) -> tuple[Config, list[str]]:
+    """The configuration with the secrets that lie in files, and what is wrong with the files it names."""
+    problems = [f"{where}: there is no file {path}" for where, path in _named_files(config) if not path.is_file()]
+    security = config.source.security
+    if security is None or security.password_file is None:
+        return config, problems
+    try:
+        secret = SecretStr(security.password_file.read_text(encoding="utf-8").strip())
+    except (OSError, UnicodeDecodeError) as error:
+        return config, [*problems, f"source.security.password_file: {error}"]
+    source = config.source.model_copy(update={"security": security.model_copy(update={"password": secret})})
+    return config.model_copy(update={"source": source}), problems
+
+
+def _named_files(config: Config) -> Iterator[tuple[str, Path]]:
+    """(path of the key, file) of every file that must be there; a baseline may be a folder."""
+    for model, known in config.models.items():
+        if known.baseline is not None and not known.baseline.is_dir():
+            yield f"models.{model}.baseline", known.baseline
+    if config.publish.token_file is not None:
+        yield "publish.token_file", config.publish.token_file
+    if config.source.security is not None:
+        for key in ("ca_file", "cert_file", "key_file"):
+            path: Path | None = getattr(config.source.security, key)
+            if path is not None:
+                yield f"source.security.{key}", path
+
+
+_WORDS = {
+    "missing": "this key is needed",
+    "string_type": "this must be text: put it in quotes",
+    "dict_type": "this must be a mapping of keys",
+    "model_type": "this must be a mapping of keys",
+    "tuple_type": "this must be a list",
+    "int_type": "this must be a whole number",
+}
+
+
+def _said(failure: ErrorDetails) -> tuple[str, str]:
+    """The dotted path of a failure and, in words, what is wrong."""
+    where = failure["loc"]
+    path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in where).lstrip(".")
+    if failure["type"] == "extra_forbidden":
+        return path, "no such key" + _nearest(where)
+    return path, _WORDS.get(failure["type"], str(failure["msg"]).removeprefix("Value error, "))
 
 
 def _nearest(where: Sequence[int | str]) -> str:

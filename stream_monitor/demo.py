@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import sys
 import tempfile
 import threading
 import time
@@ -27,8 +28,8 @@ from stream_monitor.config import Config, duration_seconds, parse
 from stream_monitor.engine import Engine
 from stream_monitor.errors import UsageError
 from stream_monitor.judge.baseline import Baseline
-from stream_monitor.publish.events import incident_line
-from stream_monitor.records import MICROSECONDS, NO_TIME, Binding, Incident, PartitionId, RawBatch, Stream
+from stream_monitor.publish.events import Terminal
+from stream_monitor.records import MICROSECONDS, NO_TIME, Binding, PartitionId, RawBatch, Stream
 from stream_monitor.service import Service
 from stream_monitor.source.memory import MemorySource
 from stream_monitor.store import Store
@@ -75,7 +76,12 @@ def credit(rng: np.random.Generator, hour: float, version: str) -> tuple[dict[st
     risk = 1 / (1 + np.exp(-(-1.2 + debt / 12_000 - (np.log(income) - 10.75) * 1.5 - (age - 41) * 0.01)))
     if version == "8":
         risk = float(np.clip(risk * 0.9 + 0.02, 0, 1))
-    features: dict[str, Any] = {"age": str(age) if 5 <= hour < 6 else age, "income": income, "channel": channel, "debt": debt}
+    features: dict[str, Any] = {
+        "age": str(age) if 5 <= hour < 6 else age,
+        "income": income,
+        "channel": channel,
+        "debt": debt,
+    }
     if rng.random() < 0.02:
         features["debt"] = None
     score = float(np.round(risk, 4))
@@ -217,18 +223,12 @@ def run_demo(*, port: int, duration: str | None, browser: bool) -> None:
 
 
 def _serve(config: Config, store: Store, out: Console, *, seconds: int | None, browser: bool) -> None:
-    start_us = int((time.time() - HOURS * 3600)) * MICROSECONDS
-    source = MemorySource({p: Binding(p.stream, p.topic) for p in (INFERENCE, LABELS)})
-    told: dict[str, tuple[bool, str]] = {}
-
-    def tell(incident: Incident) -> None:
-        state = (incident.closed_us is None, str(incident.severity))
-        if told.get(incident.id) != state:
-            told[incident.id] = state
-            out.print(incident_line(incident))
-
+    start_us = int(time.time() - HOURS * 3600) * MICROSECONDS
+    source = MemorySource([Binding(p.stream, p.topic) for p in (INFERENCE, LABELS)])
     stop = threading.Event()
-    service = Service(config, Engine(config, store, baselines=demo_baselines(config)), source, on_incident=tell)
+    service = Service(
+        config, Engine(config, store, baselines=demo_baselines(config)), source, on_incidents=Terminal(sys.stdout).tell
+    )
     teller = Teller(source, start_us)
     timer = None if seconds is None else threading.Timer(seconds, stop.set)
     threading.Thread(target=teller.run, name="story", daemon=True).start()

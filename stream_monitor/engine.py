@@ -7,11 +7,12 @@ commits everything at once. The same engine serves `run`, `replay` and `demo`; i
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import numpy as np
@@ -21,6 +22,7 @@ from stream_monitor.config import Config
 from stream_monitor.judge.baseline import Baseline
 from stream_monitor.names import Names
 from stream_monitor.outcomes import Outcomes
+from stream_monitor.publish.log import fields
 from stream_monitor.records import (
     MICROSECONDS,
     NO_TIME,
@@ -127,7 +129,10 @@ class Engine:
         self.changed: dict[str, Incident] = {}
         self._written: dict[str, Incident] = {}
         self._known_incidents = {
-            incident.id for v in self.versions.values() for line in v.lines.values() for incident in line.book.open_incidents
+            incident.id
+            for v in self.versions.values()
+            for line in v.lines.values()
+            for incident in line.book.open_incidents
         }
         self._ready = 0
 
@@ -193,7 +198,7 @@ class Engine:
             log.log(
                 logging.ERROR if raging else logging.INFO,
                 "reject_storm" if raging else "reject_storm_over",
-                extra={"stream": str(stream), "topic": decoded.raw.binding.topic},
+                extra=fields(stream=str(stream), topic=decoded.raw.binding.topic),
             )
 
     def _count_rejects(self, parts: list[Admitted], done: Step) -> int:
@@ -272,7 +277,7 @@ class Engine:
             return -1
         index = self.names.add_version(key)
         self.versions[index] = Version.create(index, self)
-        log.info("version_seen", extra={"model": key.model, "version": key.version})
+        log.info("version_seen", extra=fields(model=key.model, version=key.version))
         return index
 
     def _models(self, version: Ints) -> Ints:
@@ -481,7 +486,7 @@ class Engine:
         """Records we stood before are gone from the topic: an incident for every version that may have had them."""
         lost = max(0, resumed - expected)
         self.count("lost", lost, stream=partition.stream, topic=partition.topic)
-        log.error("data_loss", extra={"topic": partition.topic, "partition": partition.number, "records": lost})
+        log.error("data_loss", extra=fields(topic=partition.topic, partition=partition.number, records=lost))
         evidence = Evidence(partition.topic, "stream", "offset", float(expected), float(resumed), 0.0, lost, 0,
                             f"{lost} records of {partition.topic}/{partition.number} were deleted unread")  # fmt: skip
         for version in self.versions.values():
@@ -492,7 +497,9 @@ class Engine:
 
     def _put_incidents(self, changed: Sequence[Incident]) -> None:
         """Write what changed, and open incidents whose evidence grew stronger without being news."""
-        standing = {i.id: i for v in self.versions.values() for line in v.lines.values() for i in line.book.open_incidents}
+        standing = {
+            i.id: i for v in self.versions.values() for line in v.lines.values() for i in line.book.open_incidents
+        }
         fresh = {i.id: i for i in standing.values() if self._written.get(i.id) != i} | {i.id: i for i in changed}
         self.store.put_incidents([incident_row(incident) for incident in fresh.values()])
         self._written = {i: standing[i] for i in standing}
@@ -555,7 +562,8 @@ def incident_json(incident: Incident) -> dict[str, object]:
         "opened_at": time_text(incident.opened_us),
         "closed_at": None if incident.closed_us is None else time_text(incident.closed_us),
         "subjects": [
-            {f.name: _finite(getattr(evidence, f.name)) for f in fields(evidence)} for evidence in incident.subjects
+            {f.name: _finite(getattr(evidence, f.name)) for f in dataclasses.fields(evidence)}
+            for evidence in incident.subjects
         ],
         "baseline_id": incident.baseline_id,
         "summary": incident.summary,

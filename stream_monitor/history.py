@@ -30,12 +30,16 @@ LABEL_FATES = ("matched", "duplicate", "corrected", "orphan_waiting", "orphan_ex
 def total(engine: Engine, counter: str, **labels: str) -> int:
     """The sum of a counter over every series that carries these labels."""
     wanted = labels.items()
-    return sum(n for (name, text), n in engine.counters.items() if name == counter and wanted <= json.loads(text).items())
+    return sum(
+        n for (name, text), n in engine.counters.items() if name == counter and wanted <= json.loads(text).items()
+    )
 
 
 def summary(engine: Engine) -> dict[str, Any]:
     """What `summary.json` and `/api/v1/summary` hold: totals over the whole state."""
-    fates = {f: total(engine, "events", stream=Stream.INFERENCE, outcome=f) for f in ("summarised", "late", "duplicate")}
+    fates = {
+        f: total(engine, "events", stream=Stream.INFERENCE, outcome=f) for f in ("summarised", "late", "duplicate")
+    }
     rejected = {s: total(engine, "rejected", stream=s) for s in Stream}
     ledger = engine.truth.ledger
     labels = {fate: ledger.fate(fate) for fate in LABEL_FATES}
@@ -185,7 +189,8 @@ def scores_table(engine: Engine) -> pa.Table:
     """The columns of `scores.parquet`, in the order of time."""
     lines = engine.names.lines
     rows = engine.store.query(
-        f"select * from {engine.store.relation(SCORES)} order by start_us + window_seconds::bigint * 1000000, window_seconds, line"
+        f"select * from {engine.store.relation(SCORES)} "
+        "order by start_us + window_seconds::bigint * 1000000, window_seconds, line"
     )
     line = rows["line"].to_pylist()
     start = rows["start_us"].to_numpy()

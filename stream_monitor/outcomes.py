@@ -379,9 +379,7 @@ class Outcomes:
         )
         changed.update({incident.id: incident for incident in incidents})
 
-    def _onset(
-        self, line: Line, outcome: int, reference: OutcomeProfile | None, window: _Window, score: Score
-    ) -> int:
+    def _onset(self, line: Line, outcome: int, reference: OutcomeProfile | None, window: _Window, score: Score) -> int:
         """When, in prediction time, the errors began to be those of the window that showed them."""
         assert reference is not None
         seconds = min(self.engine.config.windows)
@@ -420,9 +418,7 @@ class Outcomes:
         held = self._arrivals.get((line.number, outcome))
         return None if held is None else held.reference
 
-    def recent(
-        self, line: Line, outcome: int, seconds: int, most: int
-    ) -> list[tuple[CohortKey, str, OutcomeProfile]]:
+    def recent(self, line: Line, outcome: int, seconds: int, most: int) -> list[tuple[CohortKey, str, OutcomeProfile]]:
         """(window, basis, profile) of the newest closed window with labels: by cohort and by arrival."""
         found: list[tuple[CohortKey, str, OutcomeProfile]] = []
         span = seconds * MICROSECONDS

@@ -38,7 +38,10 @@ class Job:
 
 
 def replay(
-    job: Job, *, on_incident: Callable[[Incident], None] | None = None, on_progress: Callable[[int], None] | None = None
+    job: Job,
+    *,
+    on_incidents: Callable[[list[Incident]], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Run the engine over the files and leave the results in `job.out`; returns the summary.
 
@@ -54,7 +57,7 @@ def replay(
         try:
             engine = Engine(job.config, store, baselines=list(baselines.values()))
             began = time.perf_counter()
-            _run(job, engine, on_incident, on_progress)
+            _run(job, engine, on_incidents, on_progress)
             return _leave(job, engine, time.perf_counter() - began)
         finally:
             store.close()
@@ -63,7 +66,7 @@ def replay(
 def _run(
     job: Job,
     engine: Engine,
-    on_incident: Callable[[Incident], None] | None,
+    on_incidents: Callable[[list[Incident]], None] | None,
     on_progress: Callable[[int], None] | None,
 ) -> None:
     source = FileSource(_bindings(job), rate_per_second=job.rate_per_second)
@@ -74,9 +77,8 @@ def _run(
             rejects.writelines(line + "\n" for line in reject_line(refused))
 
         def tell(changed: list[Incident]) -> None:
-            for incident in changed:
-                if on_incident is not None:
-                    on_incident(incident)
+            if changed and on_incidents is not None:
+                on_incidents(changed)
             if on_progress is not None:
                 on_progress(sum(engine.positions().values()))
 

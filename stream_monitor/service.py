@@ -18,8 +18,8 @@ from stream_monitor.exposition import Service as ServiceFigures
 from stream_monitor.exposition import snapshot
 from stream_monitor.publish.catalogue import CHECKPOINT_BUCKETS
 from stream_monitor.publish.collector import Publisher
-from stream_monitor.publish.console import add_console
 from stream_monitor.publish.http import Server, create_app
+from stream_monitor.publish.log import fields
 from stream_monitor.publish.snapshot import Distribution
 from stream_monitor.records import Incident
 from stream_monitor.source import open_sink, open_source
@@ -38,7 +38,7 @@ FLUSH_SECONDS = 5.0
 
 
 class Service:
-    """The loop with everything around it. `on_incident` hears of every change of an incident."""
+    """The loop with everything around it. `on_incidents` hears of every change."""
 
     def __init__(
         self,
@@ -47,12 +47,12 @@ class Service:
         source: Source,
         *,
         dead_letters: Sink | None = None,
-        on_incident: Callable[[Incident], None] | None = None,
+        on_incidents: Callable[[list[Incident]], None] | None = None,
     ) -> None:
         self.config = config
         self.engine = engine
         self._dead_letters = dead_letters
-        self._on_incident = on_incident
+        self._on_incidents = on_incidents
         self._sent = 0
         self._unflushed = False
         self._durations = [0] * (len(CHECKPOINT_BUCKETS) + 1)
@@ -69,13 +69,12 @@ class Service:
         self.view = LiveView(self.monitor)
         host, port = config.publish.host, config.publish.port
         app = create_app(self.view, self.publisher, host=host, token=_token(config.publish.token_file))
-        add_console(app, self.view)
         self.server = Server(app, host=host, port=port)
 
     def run(self, stop: threading.Event) -> None:
         """Serve until told to stop or, with files, until everything is read and `stop` is set."""
         self.server.start()
-        log.info("listening", extra={"host": self.config.publish.host, "port": self.server.port})
+        log.info("listening", extra=fields(host=self.config.publish.host, port=self.server.port))
         try:
             self.monitor.run(stop)
             self._publish()
@@ -117,11 +116,11 @@ class Service:
         for incident in changed:
             log.info(
                 "incident_closed" if incident.closed_us is not None else "incident",
-                extra={"incident": incident.id, "model": incident.line.model, "version": incident.line.version,
-                       "kind": str(incident.kind), "severity": str(incident.severity), "summary": incident.summary},
+                extra=fields(incident=incident.id, model=incident.line.model, version=incident.line.version,
+                       kind=str(incident.kind), severity=str(incident.severity), summary=incident.summary),
             )  # fmt: skip
-            if self._on_incident is not None:
-                self._on_incident(incident)
+        if changed and self._on_incidents is not None:
+            self._on_incidents(changed)
         now = time.monotonic()
         if changed or now >= self._publishing.due:
             self._publish()
@@ -151,7 +150,7 @@ def serve(config: Config, *, stop: threading.Event | None = None) -> None:
         source = open_source(config)
         dead_letters = open_sink(config) if config.source.dead_letter_topic else None
         service = Service(config, engine, source, dead_letters=dead_letters)
-        log.info("started", extra={"state": str(config.state), "positions": len(engine.positions())})
+        log.info("started", extra=fields(state=str(config.state), positions=len(engine.positions())))
         service.run(ended)
         log.info("stopped")
     finally:

@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from stream_monitor.errors import StateError
+from stream_monitor.publish.log import fields
 from stream_monitor.records import Ints, PartitionId, Stream
 
 log = logging.getLogger(__name__)
@@ -134,13 +135,13 @@ class Store:
             self._connection.execute("checkpoint")
             backup = self.path.with_name(f"{self.path.name}.v{found}.bak")
             shutil.copyfile(self.path, backup)
-            log.info("state_backup", extra={"path": str(backup), "schema": found})
+            log.info("state_backup", extra=fields(path=str(backup), schema=found))
         for version in range(found, SCHEMA_VERSION):
             self._connection.begin()
             self._connection.execute(MIGRATIONS[version])
             self.set_meta("schema_version", str(version + 1))
             self._connection.commit()
-            log.info("state_migrated", extra={"schema": version + 1})
+            log.info("state_migrated", extra=fields(schema=version + 1))
 
     def _find_blocks(self) -> dict[str, set[int]]:
         names = [row[0] for row in self._connection.execute("select table_name from duckdb_tables()").fetchall()]

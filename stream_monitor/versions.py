@@ -10,7 +10,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from stream_monitor.judge.incident import IncidentBook
 from stream_monitor.judge.onset import estimate_onset
 from stream_monitor.judge.verdicts import Span, score_window
 from stream_monitor.judge.wording import describe
+from stream_monitor.publish.log import fields
 from stream_monitor.records import (
     MICROSECONDS,
     Evidence,
@@ -38,8 +39,8 @@ from stream_monitor.records import (
     Score,
 )
 from stream_monitor.store import DAYS, FIVE_MINUTES, HOURS, PANES, SCORES, SKETCHES, Shelf
-from stream_monitor.summarize.profile import Coded, Profile, pane_bodies
 from stream_monitor.summarize.categorical import Categories
+from stream_monitor.summarize.profile import Coded, Profile, pane_bodies
 from stream_monitor.summarize.protocol import BINS, MAIN, UNSEEN
 from stream_monitor.summarize.rows import Rows, concat
 from stream_monitor.summarize.sketches import Sketches
@@ -539,9 +540,7 @@ class Version:
         known = None
         if self.baseline is not None:
             known = frozenset(s.key.name for s in self.baseline.schema.subjects if s.key.kind == "feature")
-        rows = Rows.of(
-            columns, row, segment=segment, most_features=self.engine.config.limits.features, known=known
-        )
+        rows = Rows.of(columns, row, segment=segment, most_features=self.engine.config.limits.features, known=known)
         self._count_extra(rows.left_out)
         self._open.append(rows)
         self._unsaved.append(rows)
@@ -653,8 +652,8 @@ class Version:
             line.use(baseline)
         log.info(
             "baseline_in_use",
-            extra={"model": self.key.model, "version": self.key.version, "baseline": baseline.id,
-                   "provisional": baseline.provisional},
+            extra=fields(model=self.key.model, version=self.key.version, baseline=baseline.id,
+                   provisional=baseline.provisional),
         )  # fmt: skip
         return changed
 

@@ -33,9 +33,7 @@ _EVENT_COLUMNS = (
 class FileSource:
     """Files as partitions. `rate_per_second` gives records a time where their events carry none."""
 
-    def __init__(
-        self, bindings: Sequence[Binding], *, rate_per_second: float | None = None, start_us: int = 0
-    ) -> None:
+    def __init__(self, bindings: Sequence[Binding], *, rate_per_second: float | None = None, start_us: int = 0) -> None:
         self._files = {PartitionId(b.stream, b.topic, 0): _File(b, rate_per_second, start_us) for b in bindings}
         missing = [b.topic for b in bindings if not Path(b.topic).is_file()]
         if missing:
@@ -182,7 +180,9 @@ def _is_blank(block: bytes, starts: Ints, stops: Ints) -> np.ndarray:
 def _table_rows(binding: Binding) -> Iterator[pa.Array]:
     """The rows of a CSV or Parquet file as JSON objects."""
     reader = "read_parquet" if binding.topic.lower().endswith((".parquet", ".pq")) else "read_csv"
-    options = "" if reader == "read_parquet" else ", sample_size=-1, auto_type_candidates=['BIGINT', 'DOUBLE', 'VARCHAR']"
+    options = (
+        "" if reader == "read_parquet" else ", sample_size=-1, auto_type_candidates=['BIGINT', 'DOUBLE', 'VARCHAR']"
+    )
     with duckdb.connect() as connection:
         source = f"{reader}(?{options})"
         columns = connection.execute(f"describe select * from {source}", [binding.topic]).fetchall()
