@@ -128,7 +128,7 @@ class Monitor:
             poll, batches = got
             for batch in batches:
                 self.engine.offer(batch)
-            self.engine.note_ends(poll.ends, now)
+            self.engine.note_poll(poll, now)
         for loss in self.fetcher.losses():
             self.engine.note_loss(loss.partition, loss.expected, loss.resumed)
         seal_now = got is None or now - self._sealed_at >= SEAL_SECONDS

@@ -36,6 +36,7 @@ from stream_monitor.records import (
     Labels,
     ModelKey,
     PartitionId,
+    Poll,
     RawBatch,
     Reason,
     Stream,
@@ -162,10 +163,12 @@ class Engine:
         """Hand in one decoded batch."""
         self.flow.offer(decoded)
 
-    def note_ends(self, ends: dict[PartitionId, int], now_seconds: float) -> None:
-        """What the source knows of the partitions' ends; `now_seconds` is monotonic."""
-        for partition, end in ends.items():
+    def note_poll(self, poll: Poll, now_seconds: float) -> None:
+        """What the source knows of its partitions, after the batches of the poll; `now_seconds` is monotonic."""
+        for partition, end in poll.ends.items():
             self.flow.state(partition).end = end
+        for partition, position in poll.positions.items():
+            self.flow.reach(partition, position)
         for state in self.flow.states.values():
             state.note_end(now_seconds)
 

@@ -118,10 +118,15 @@ class RawBatch:
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """What one call of a source returned. `ends`: the end offset of each partition, as known after the poll."""
+    """What one call of a source returned.
+
+    `ends`: the end offset of each partition, as known after the poll. `positions`: the offset from which each goes on,
+    so that where a partition was begun is known before its first record comes.
+    """
 
     batches: tuple[RawBatch, ...]
     ends: Mapping[PartitionId, int]
+    positions: Mapping[PartitionId, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

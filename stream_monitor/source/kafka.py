@@ -149,7 +149,7 @@ class KafkaSource:
             partition = self._partition(part.place)
             self._next[partition] = int(part.offset[-1]) + 1
         self._note_connection(came=bool(fetched))
-        return Poll(self._batches(fetched), self._known_ends())
+        return Poll(self._batches(fetched), self._known_ends(), dict(self._next))
 
     def pause(self, partitions: frozenset[PartitionId]) -> None:
         self._paused = partitions

@@ -97,6 +97,12 @@ class Flow:
             )
             self._parked.setdefault(partition, deque()).append(piece)
 
+    def reach(self, partition: PartitionId, position: int) -> None:
+        """The source goes on from `position`: so do we, where nothing of the partition is parked."""
+        state = self.state(partition)
+        if not self._parked.get(partition):
+            state.position = position if state.position is None else max(state.position, position)
+
     def admit(self) -> list[Admitted]:
         """Take every parked row that is not too far ahead, in order, partition by partition."""
         frontier = {p: _reached(pieces[0]) for p, pieces in self._parked.items() if pieces}
