@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from stream_monitor.check import check_configuration
 from stream_monitor.client import ask_service
 from stream_monitor.config import Config, load, parse
 from stream_monitor.errors import InputError, MonitorError, UsageError
+from stream_monitor.judge.baseline import Baseline
 from stream_monitor.publish.events import Terminal
 from stream_monitor.publish.log import configure
 from stream_monitor.replay import Job, replay
@@ -173,7 +175,7 @@ def baseline_list(
 def baseline_promote(
     model: Annotated[str, typer.Option(help="The model.")],
     version: Annotated[str, typer.Option(help="The version that shall be judged by it.")],
-    file: Annotated[Path | None, typer.Option("--from", help="With --state: a built baseline, or rows.")] = None,
+    file: Annotated[Path | None, typer.Option("--from", help="A built baseline, or rows.")] = None,
     from_version: Annotated[str | None, typer.Option(help="With --url: the baseline of another version.")] = None,
     since: Annotated[str | None, typer.Option(help="With --url: the version's traffic from this time on.")] = None,
     until: Annotated[str | None, typer.Option(help="With --since: up to this time.")] = None,
@@ -186,20 +188,19 @@ def baseline_promote(
     """Judge a version by another baseline from now on; closes the incidents it explains."""
     if (url is None) == (state is None):
         raise UsageError("say which: --url of a running service, or --state of a file nobody uses")
+    chosen = None if file is None else _one_baseline(file, _configuration(config), model, version)
     if url is not None:
-        token = token_file.read_text().strip() if token_file else None
+        token = token_file.read_text(encoding="utf-8").strip() if token_file else None
         asked = {"model": model, "version": version, "from_version": from_version, "since": since, "until": until}
+        if chosen is not None:
+            asked["baseline"] = base64.b64encode(chosen.to_bytes()).decode()
         body = {key: value for key, value in asked.items() if value is not None}
         answer = ask_service(url, "baselines/promote", body=body, token=token)
     else:
         assert state is not None
-        if file is None:
+        if chosen is None:
             raise UsageError("--state needs --from with a baseline file")
-        found = read_baselines([file], _configuration(config), model=model)
-        fitting = [b for b in found if b.model == model and b.version in (version, "")] or found
-        if len(fitting) != 1:
-            raise InputError(f"{file} holds {len(fitting)} baselines for {model} {version}: one is needed")
-        answer = promote_in_state(state, fitting[0].serving(version))
+        answer = promote_in_state(state, chosen)
     _print(answer, as_json=as_json, table=lambda: _pairs(answer))
 
 
@@ -220,6 +221,14 @@ def check(
 def report() -> None:
     """The HTML report: not in this version yet."""
     raise UsageError("`report` is not in this version yet; `replay --out DIR` leaves the same figures as tables")
+
+
+def _one_baseline(file: Path, config: Config, model: str, version: str) -> Baseline:
+    found = read_baselines([file], config, model=model)
+    fitting = [b for b in found if b.model == model and b.version in (version, "")] or found
+    if len(fitting) != 1:
+        raise InputError(f"{file} holds {len(fitting)} baselines for {model} {version}: one is needed")
+    return fitting[0].serving(version)
 
 
 # -- printing ------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ from stream_monitor.records import (
 )
 from stream_monitor.store import DAYS, FIVE_MINUTES, HOURS, PANES, SCORES, SKETCHES, Store
 from stream_monitor.truth import DAY_US, Ledger, Truth
-from stream_monitor.versions import LEVELS, Version
+from stream_monitor.versions import LEVELS, Line, Version
 from stream_monitor.window.duplicates import RecentPredictions, prediction_key
 from stream_monitor.window.flow import PANES_AHEAD, Admitted, Decoded, Flow
 from stream_monitor.window.watermark import PartitionClock, PartitionState, late, watermark
@@ -528,6 +528,10 @@ class Engine:
         """Profiles on the bins of an earlier baseline do not add to those that follow."""
         for shelf in (PANES, FIVE_MINUTES, HOURS, DAYS, SKETCHES):
             self.store.forget_line(shelf, line)
+
+    def forget_errors(self, line: Line) -> None:
+        """Errors are judged by the truth of the new baseline from now on."""
+        self.outcomes.rebase(line)
 
     def close(self) -> None:
         """A last checkpoint, with the sketches under way."""

@@ -202,8 +202,8 @@ def _performance(engine: Engine, line: Line, samples: Samples) -> None:
                 window = duration_text(seconds)
                 if not line.is_whole:
                     for metric, found in metrics(profile).items():
-                        labels = (*head, _segment(line), metric, basis, window)
-                        samples["segment_performance"].append((labels, found.value))
+                        of_segment = (*head, _segment(line), metric, basis, window)
+                        samples["segment_performance"].append((of_segment, found.value))
                     continue
                 for metric, found in metrics(profile).items():
                     labels = (*head, metric, basis, window)

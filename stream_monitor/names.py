@@ -100,7 +100,7 @@ class Names:
         encoded = texts.dictionary_encode()
         chosen = tuple(keys)
         numbers = np.array([self._segment_number(t, chosen) for t in encoded.dictionary.to_pylist()] + [0], np.int32)
-        return numbers[encoded.indices.fill_null(len(numbers) - 1).to_numpy(zero_copy_only=False)]
+        return np.asarray(numbers[encoded.indices.fill_null(len(numbers) - 1).to_numpy(zero_copy_only=False)], np.int32)
 
     def _segment_number(self, text: str, keys: tuple[str, ...]) -> int:
         segment = self._parsed.get((text, keys))

@@ -232,6 +232,14 @@ class Outcomes:
         empty = OutcomeProfile(task, positive)
         return _Arrivals(task, positive, {}, self._reference(line, outcome, task), empty, DetectorBank(1))
 
+    def rebase(self, line: Line) -> None:
+        """A baseline was promoted: begin the error detectors anew, on its truth or on what was learnt."""
+        for (number, outcome), held in self._arrivals.items():
+            if number == line.number:
+                held.reference = self._reference(line, outcome, held.task) or held.reference
+                held.detectors = DetectorBank(1)
+                self._dirty_arrivals.add((number, outcome))
+
     def _reference(self, line: Line, outcome: int, task: Task) -> OutcomeProfile | None:
         """The baseline's own outcome, where its rows carried their truth."""
         body = None if line.baseline is None else line.baseline.outcomes.get(self.engine.names.outcomes[outcome])

@@ -310,7 +310,7 @@ class Truth:
         shelf = np.where(arrival == NO_TIME, np.int64(2**62 // DAY_US * DAY_US), arrival)
         self._store.append(LABELS, winners, shelf)
         kept = standing.filter(pa.array(~np.isin(_label_keys(standing), _label_keys(winners))))
-        return pa.concat_tables([kept, winners]), decision.fate
+        return pa.concat_tables([kept, winners]), decision.fate.astype(np.int64)
 
     @staticmethod
     def _spent(stored: pa.Table, predictions: pa.Table, joined: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -538,7 +538,7 @@ def _label_keys(table: pa.Table) -> Hashes:
 
 
 def _pair_keys(seq: pa.ChunkedArray, outcome: pa.ChunkedArray) -> Ints:
-    return seq.to_numpy() * np.int64(1 << 16) + outcome.to_numpy().astype(np.int64)
+    return np.asarray(seq.to_numpy() * np.int64(1 << 16) + outcome.to_numpy(), np.int64)
 
 
 def _positions(haystack: Ints, needles: Ints) -> Ints:

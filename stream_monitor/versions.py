@@ -650,6 +650,7 @@ class Version:
                 # Profiles on other bins do not add to those on these.
                 self.engine.forget_profiles(line.number)
             line.use(baseline)
+            self.engine.forget_errors(line)
         log.info(
             "baseline_in_use",
             extra=fields(model=self.key.model, version=self.key.version, baseline=baseline.id,

@@ -15,6 +15,7 @@ import duckdb
 
 from stream_monitor import history
 from stream_monitor.app import Monitor
+from stream_monitor.config import duration_text
 from stream_monitor.engine import Engine, time_text
 from stream_monitor.errors import StateError, UsageError
 from stream_monitor.judge.baseline import Baseline
@@ -117,7 +118,7 @@ class LiveView:
             if _is_of(r, filters) and filters.feature in (None, r["name"])
         ]  # fmt: skip
         if filters.window_seconds is not None:
-            window = history.duration_text(filters.window_seconds)
+            window = duration_text(filters.window_seconds)
             rows = [{**r, "latest": [x for x in r["latest"] if x["window"] == window]} for r in rows]
         return rows[filters.offset : filters.offset + filters.limit]
 
@@ -140,7 +141,7 @@ class LiveView:
             if _is_of(r, filters)
             and filters.metric in (None, r["metric"])
             and filters.basis in (None, r["basis"])
-            and (filters.window_seconds is None or r["window"] == history.duration_text(filters.window_seconds))
+            and (filters.window_seconds is None or r["window"] == duration_text(filters.window_seconds))
             and (filters.since_us is None or r["window_start"] >= time_text(filters.since_us))
             and (filters.until_us is None or r["window_start"] < time_text(filters.until_us))
         ]  # fmt: skip
@@ -191,18 +192,19 @@ def _is_of(row: Json, filters: Filters) -> bool:
 
 
 def promote(engine: Engine, promotion: Promotion) -> Json:
-    """Give a version another version's baseline, or its own traffic of a stretch of time; in the loop's thread."""
+    """Give a version a built baseline, another version's, or its own traffic; called in the loop's thread."""
     index = engine.names.version_index(ModelKey(promotion.model, promotion.version))
     if index is None:
         raise UsageError(f"no events of {promotion.model} {promotion.version} were seen yet")
     version = engine.versions[index]
-    made = (
-        _borrowed(engine, promotion)
-        if promotion.from_version is not None
-        else _from_traffic(engine, version.baseline, promotion, index)
-    )
+    if promotion.baseline is not None:
+        made = Baseline.from_bytes(promotion.baseline)
+    elif promotion.from_version is not None:
+        made = _borrowed(engine, promotion)
+    else:
+        made = _from_traffic(engine, version.baseline, promotion, index)
     now = engine.sealed_us if engine.sealed_us is not None else made.created_us
-    engine.note(version.promote(replace(made, version=promotion.version), now_us=now))
+    engine.note(version.promote(replace(made, model=promotion.model, version=promotion.version), now_us=now))
     assert version.baseline is not None
     return {
         "baseline_id": version.baseline.id,

@@ -70,7 +70,8 @@ class PartitionClock:
 
 def late(time_us: Ints, before_us: Ints, *, lateness_us: int) -> Flags:
     """Which events are older than their partition's highest timestamp at that point, less the allowed lateness."""
-    return (before_us != NO_TIME) & (time_us < np.where(before_us == NO_TIME, 0, before_us) - lateness_us)
+    bound = np.where(before_us == NO_TIME, 0, before_us) - lateness_us
+    return np.asarray((before_us != NO_TIME) & (time_us < bound), np.bool_)
 
 
 @dataclass(slots=True)
