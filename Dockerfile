@@ -8,7 +8,7 @@ COPY pyproject.toml README.md ./
 COPY stream_monitor ./stream_monitor
 RUN pip wheel --no-deps --wheel-dir /wheels . \
     && python -m venv /opt/stream-monitor \
-    && /opt/stream-monitor/bin/pip install --no-index --find-links /wheels stream-monitor \
+    && /opt/stream-monitor/bin/pip install --no-index --find-links /wheels "stream-monitor[confluent]" \
     && /opt/stream-monitor/bin/python -m compileall -q /opt/stream-monitor/lib
 
 FROM python:3.11-slim

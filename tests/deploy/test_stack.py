@@ -1,0 +1,93 @@
+"""The example configuration, the compose file and the image: what can be held to the code without a Docker daemon."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stream_monitor.config import load
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+
+
+def services() -> dict[str, dict[str, Any]]:
+    """The services of the compose file."""
+    body: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
+    found: dict[str, dict[str, Any]] = body["services"]
+    return found
+
+
+def test_example_configuration_loads() -> None:
+    """deploy/monitor.yaml is valid and asks for nothing from the environment."""
+    config = load(DEPLOY / "monitor.yaml", {})
+    assert config.source.inference[0].model == "credit"
+    assert config.publish.port == 9464
+
+
+def test_parts_find_each_other() -> None:
+    """Each address in a configuration is a service of the compose file at the port that it listens on."""
+    config = load(DEPLOY / "monitor.yaml", {})
+    prometheus = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
+    (scrape,) = prometheus["scrape_configs"]
+    assert scrape["job_name"] == "stream-monitor"
+    assert scrape["static_configs"][0]["targets"] == [f"stream-monitor:{config.publish.port}"]
+    (manager,) = prometheus["alerting"]["alertmanagers"]
+    named = [*manager["static_configs"][0]["targets"], config.source.bootstrap_servers]
+    assert {address.partition(":")[0] for address in named} <= services().keys()
+    assert config.source.bootstrap_servers in services()["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+
+
+def test_sample_limit_leaves_room_for_every_series() -> None:
+    """A scrape is not refused whole before the service's own limit has dropped the least important series."""
+    config = load(DEPLOY / "monitor.yaml", {})
+    prometheus = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
+    assert prometheus["scrape_configs"][0]["sample_limit"] > config.limits.series
+
+
+def test_every_topic_is_made_before_the_service_starts() -> None:
+    """The topics that the configuration names are created, for the broker creates none by itself."""
+    source = load(DEPLOY / "monitor.yaml", {}).source
+    (script,) = services()["topics"]["command"]
+    made = set(re.findall(r"for topic in (.*); do", script)[0].split())
+    assert made == {*(t.topic for t in (*source.inference, *source.ground_truth)), source.dead_letter_topic}
+
+
+@pytest.mark.parametrize("name", sorted(services()))
+def test_services_are_pinned_and_local(name: str) -> None:
+    """Images have exact tags, and ports are open to this machine only."""
+    service = services()[name]
+    assert re.search(r":(v?\d+\.\d+\.\d+|local)$", service["image"])
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+
+
+@pytest.mark.parametrize("name", sorted(services()))
+def test_mounted_files_are_there(name: str) -> None:
+    """A mounted path that is missing would become an empty folder without a word."""
+    for volume in services()[name].get("volumes", []):
+        source = volume.partition(":")[0]
+        if source.startswith(".") and "grafana" not in source:
+            assert (DEPLOY / source).exists(), source
+
+
+def test_image_copies_what_the_context_holds() -> None:
+    """Each path that the Dockerfile copies is there and not left out by .dockerignore."""
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").split("\n") if line[:1] == "!"}
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    copied = {path for line in re.findall(r"^COPY (?!--)(.+) \S+$", dockerfile, re.MULTILINE) for path in line.split()}
+    assert copied == kept
+    assert all((ROOT / path).exists() for path in copied)
+
+
+def test_image_runs_as_nobody_in_particular_and_tells_its_health() -> None:
+    """The image has an unprivileged user, a health check on the configured port and the program as its entry."""
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    config = load(DEPLOY / "monitor.yaml", {})
+    assert re.search(r"^USER 65532:65532$", dockerfile, re.MULTILINE)
+    assert f"http://127.0.0.1:{config.publish.port}/healthz" in dockerfile
+    assert 'ENTRYPOINT ["stream-monitor"]' in dockerfile
+    assert f"VOLUME {config.state.parent}" in dockerfile
