@@ -6,21 +6,23 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stream_monitor import history
-from stream_monitor.app import Monitor, configured_baselines, fetch, reject_line
+from stream_monitor.app import Monitor, configured_baselines, fetch, make_decoder, reject_line
 from stream_monitor.baselines import merged, read_baselines
 from stream_monitor.config import Config
 from stream_monitor.engine import Engine, Refused
 from stream_monitor.errors import InputError, UsageError
 from stream_monitor.exposition import render
-from stream_monitor.records import Binding, Incident, Stream
+from stream_monitor.records import MICROSECONDS, NO_TIME, Binding, Incident, Ints, Stream
 from stream_monitor.source.files import FileSource
 from stream_monitor.store import Store
 
@@ -57,7 +59,7 @@ def replay(
         try:
             engine = Engine(job.config, store, baselines=list(baselines.values()))
             began = time.perf_counter()
-            _run(job, engine, on_incidents, on_progress)
+            _run(job, engine, _in_order(_bindings(job), job.config, Path(folder)), on_incidents, on_progress)
             return _leave(job, engine, time.perf_counter() - began)
         finally:
             store.close()
@@ -66,10 +68,11 @@ def replay(
 def _run(
     job: Job,
     engine: Engine,
+    bindings: Sequence[Binding],
     on_incidents: Callable[[list[Incident]], None] | None,
     on_progress: Callable[[int], None] | None,
 ) -> None:
-    source = FileSource(_bindings(job), rate_per_second=job.rate_per_second)
+    source = FileSource(bindings, rate_per_second=job.rate_per_second)
     fetcher = fetch(source, job.config, positions={})
     with (job.out / "rejects.jsonl").open("w", encoding="utf-8") as rejects:
 
@@ -101,6 +104,50 @@ def _bindings(job: Job) -> list[Binding]:
         like = known[0].binding(stream) if known else Binding(stream, "")
         made += [Binding(stream, str(p), like.model, like.version, like.fields, like.timestamp_unit) for p in paths]
     return made
+
+
+def _in_order(bindings: Sequence[Binding], config: Config, folder: Path) -> list[Binding]:
+    """Labels are met in the order of their timestamps: a label file that is not in that order is sorted first."""
+    made = []
+    for number, binding in enumerate(bindings):
+        if binding.stream == Stream.GROUND_TRUTH:
+            times = np.concatenate([t for t, _ in _label_times(binding, config)] or [np.zeros(0, np.int64)])
+            highest = np.maximum.accumulate(times) if len(times) else times
+            if (highest - times > config.allowed_lateness * MICROSECONDS).any():
+                copy = folder / f"{number}.jsonl"
+                _write_sorted(binding, config, np.argsort(times, kind="stable"), copy)
+                binding = replace(binding, topic=str(copy))
+        made.append(binding)
+    return made
+
+
+def _label_times(binding: Binding, config: Config) -> Iterator[tuple[Ints, pa.Array]]:
+    """The time of every record of a label file; one without a time is met with the record before it."""
+    decoder = make_decoder(config)
+    source = FileSource([binding])
+    source.start({})
+    last = 0
+    while not source.finished:
+        for raw in source.poll(POLL_RECORDS, 0.0).batches:
+            labels, _ = decoder.ground_truth(raw)
+            times = np.full(len(raw), NO_TIME, np.int64)
+            times[labels.offset - raw.offset[0]] = labels.time_us
+            known = np.where(times == NO_TIME, 0, np.arange(1, len(raw) + 1))
+            times = np.concatenate([[last], times])[np.maximum.accumulate(known)]
+            last = int(times[-1])
+            yield times, raw.value
+    source.close()
+
+
+def _write_sorted(binding: Binding, config: Config, order: Ints, path: Path) -> None:
+    values = pa.chunked_array([value for _, value in _label_times(binding, config)], pa.binary())
+    with path.open("wb") as file:
+        for start in range(0, len(order), POLL_RECORDS):
+            part = values.take(pa.array(order[start : start + POLL_RECORDS])).to_pylist()
+            file.writelines((value or b"").rstrip(b"\r\n") + b"\n" for value in part)
+
+
+POLL_RECORDS = 20_000
 
 
 def _leave(job: Job, engine: Engine, seconds: float) -> dict[str, Any]:

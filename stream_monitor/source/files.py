@@ -179,14 +179,13 @@ def _is_blank(block: bytes, starts: Ints, stops: Ints) -> np.ndarray:
 
 def _table_rows(binding: Binding) -> Iterator[pa.Array]:
     """The rows of a CSV or Parquet file as JSON objects."""
-    reader = "read_parquet" if binding.topic.lower().endswith((".parquet", ".pq")) else "read_csv"
-    options = (
-        "" if reader == "read_parquet" else ", sample_size=-1, auto_type_candidates=['BIGINT', 'DOUBLE', 'VARCHAR']"
-    )
+    is_csv = not binding.topic.lower().endswith((".parquet", ".pq"))
+    # Cell by cell, not column by column: one word among numbers must not make words of them all.
+    reader, options = ("read_csv", ", all_varchar=true, header=true") if is_csv else ("read_parquet", "")
     with duckdb.connect() as connection:
         source = f"{reader}(?{options})"
         columns = connection.execute(f"describe select * from {source}", [binding.topic]).fetchall()
-        types = {name: kind for name, kind, *_ in columns}
+        types = {name: "CSV" if is_csv else kind for name, kind, *_ in columns}
         sql = f"select {_object(_tree(list(types), binding), types)}::varchar::blob as v from {source}"
         for batch in connection.sql(sql, params=[binding.topic]).to_arrow_reader(TABLE_ROWS):
             yield batch.column(0).cast(pa.binary())
@@ -224,6 +223,8 @@ def _object(tree: Tree, types: Mapping[str, str]) -> str:
         column = '"' + value.replace('"', '""') + '"'
         if types[value].startswith(("TIMESTAMP", "DATE")):
             column = f"strftime(({column})::timestamptz at time zone 'UTC', '%Y-%m-%dT%H:%M:%S.%fZ')"
+        elif types[value] == "CSV" and value not in _NAMES:
+            column = _csv_cell(column, is_object=key in _JSON_COLUMNS)
         elif types[value].startswith("VARCHAR") and key in _JSON_COLUMNS:
             column = (
                 f"case when json_valid({column}) and left(trim({column}), 1) = '{{' "
@@ -235,6 +236,24 @@ def _object(tree: Tree, types: Mapping[str, str]) -> str:
         parts += [_quoted(key), column]
     return f"json_object({', '.join(parts)})"
 
+
+def _csv_cell(column: str, *, is_object: bool) -> str:
+    """SQL that reads one cell: what JSON would read as a number is one, all else is text (`01234` is no number)."""
+    word = f"lower(trim({column}))"
+    cases = [
+        f"when regexp_full_match({column}, '{_JSON_NUMBER}') then {column}::json",
+        f"when {word} = 'nan' then null",
+        f"when {word} in ('inf', '+inf', 'infinity', '+infinity') then 'Infinity'::json",
+        f"when {word} in ('-inf', '-infinity') then '-Infinity'::json",
+    ]
+    if is_object:
+        cases.insert(0, f"when json_valid({column}) and left(trim({column}), 1) = '{{' then {column}::json")
+    return f"case {' '.join(cases)} else to_json({column}) end"
+
+
+_JSON_NUMBER = r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?"
+_NAMES = ("inference_id", "model", "version", "timestamp_text", "outcome")
+"""Columns of names: version 1.10 is not version 1.1."""
 
 _JSON_COLUMNS = ("prediction", "segment", "features", "attributions")
 
