@@ -12,7 +12,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -55,6 +55,9 @@ SEAL_ROWS = 8_192
 
 VERSIONS_PER_MODEL = 5
 """Versions kept for each model the limits allow: a version string made of timestamps must not fill the memory."""
+
+UNNAMED_MODEL = "default"
+"""What decode calls the model of rows that name none."""
 
 STORM_RECORDS = 1_000
 """The stretch over which more than half refused is a storm: a bad deploy or a bad mapping, not noise."""
@@ -136,6 +139,15 @@ class Engine:
             for incident in line.book.open_incidents
         }
         self._ready = 0
+        for version in self.versions.values():
+            self.note(version.take_given(now_us=self.sealed_us))
+
+    def given_for(self, key: ModelKey) -> Baseline | None:
+        """The configured baseline of a version: its own, else its model's, else one of rows that name no model."""
+        for wanted in (key, ModelKey(key.model, ""), ModelKey(UNNAMED_MODEL, "")):
+            if wanted in self.given:
+                return replace(self.given[wanted], model=key.model, version=key.version)
+        return None
 
     def _resume(self) -> None:
         """Take up positions, clocks and the recent predictions where the state file left them."""

@@ -467,14 +467,13 @@ class Version:
         self._slots: dict[int, int] = {}  # slot of saved rows -> the newest time in it
         self._learning: list[Rows] = []
         self._learning_saved = 0
+        self._given_id: str | None = None  # of the baseline that was last taken from the configuration
 
     @classmethod
     def create(cls, index: int, engine: Engine) -> Version:
         """A version that was not seen before, with the baseline that was given for it, if any."""
         version = cls(engine, index)
-        given = engine.given.get(version.key) or engine.given.get(ModelKey(version.key.model, ""))
-        if given is not None:
-            version.promote(given.serving(version.key.version), now_us=None)
+        version.take_given(now_us=None)
         version.whole()
         return version
 
@@ -495,8 +494,17 @@ class Version:
         saved = json.loads(store.state("version", str(index)) or b"{}")
         version.first_us, version.newest_us = saved.get("first_us"), saved.get("newest_us")
         version.extra.update(saved.get("extra", {}))
+        version._given_id = saved.get("given")
         version._load_rows()
         return version
+
+    def take_given(self, *, now_us: int | None) -> list[Incident]:
+        """Use the baseline that is configured for this version, unless that was done before."""
+        given = self.engine.given_for(self.key)
+        if given is None or given.id == self._given_id:
+            return []
+        self._given_id = given.id
+        return self.promote(given, now_us=now_us)
 
     def _load_rows(self) -> None:
         floor = self.engine.sealed_us
@@ -672,7 +680,12 @@ class Version:
         for line in self.lines.values():
             lines |= line.save(final=final)
         store.put_states("line", lines)
-        body: dict[str, Any] = {"first_us": self.first_us, "newest_us": self.newest_us, "extra": self.extra}
+        body: dict[str, Any] = {
+            "first_us": self.first_us,
+            "newest_us": self.newest_us,
+            "extra": self.extra,
+            "given": self._given_id,
+        }
         store.put_states("version", {str(self.index): json.dumps(body).encode()})
 
     def _save_rows(self) -> None:

@@ -252,7 +252,7 @@ def _csv_cell(column: str, *, is_object: bool) -> str:
 
 
 _JSON_NUMBER = r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?"
-_NAMES = ("inference_id", "model", "version", "timestamp_text", "outcome")
+_NAMES = ("inference_id", "model", "version", "outcome")
 """Columns of names: version 1.10 is not version 1.1."""
 
 _JSON_COLUMNS = ("prediction", "segment", "features", "attributions")
