@@ -178,8 +178,8 @@ class Store:
     # -- keyed state -----------------------------------------------------------------------------
 
     def meta(self, key: str) -> str | None:
-        row = self._connection.execute("select value from meta where key = ?", [key]).fetchone()
-        return None if row is None else str(row[0])
+        rows = self._connection.execute("select value from meta where key = ?", [key]).fetchall()
+        return str(rows[0][0]) if rows else None
 
     def set_meta(self, key: str, value: str) -> None:
         self._connection.execute("insert or replace into meta values (?, ?)", [key, value])
@@ -190,8 +190,9 @@ class Store:
         return {str(key): bytes(value) for key, value in rows}
 
     def state(self, kind: str, key: str) -> bytes | None:
-        row = self._connection.execute("select value from states where kind = ? and key = ?", [kind, key]).fetchone()
-        return None if row is None else bytes(row[0])
+        # All rows, though there is one: a result that is not read to its end blocks the connection's next query.
+        rows = self._connection.execute("select value from states where kind = ? and key = ?", [kind, key]).fetchall()
+        return bytes(rows[0][0]) if rows else None
 
     def put_states(self, kind: str, values: Mapping[str, bytes]) -> None:
         """Upsert states of one kind."""
