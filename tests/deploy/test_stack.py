@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+import runpy
+from http.server import HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import pytest
 import yaml
@@ -37,7 +43,12 @@ def test_parts_find_each_other() -> None:
     assert scrape["job_name"] == "stream-monitor"
     assert scrape["static_configs"][0]["targets"] == [f"stream-monitor:{config.publish.port}"]
     (manager,) = prometheus["alerting"]["alertmanagers"]
+    routing = yaml.safe_load((DEPLOY / "alertmanager" / "alertmanager.yml").read_text(encoding="utf-8"))
+    hooks = [hook["url"] for receiver in routing["receivers"] for hook in receiver.get("webhook_configs", [])]
+    panels = yaml.safe_load((DEPLOY / "grafana" / "datasource.yaml").read_text(encoding="utf-8"))["datasources"]
     named = [*manager["static_configs"][0]["targets"], config.source.bootstrap_servers]
+    named += [urlsplit(url).netloc for url in (*hooks, *(panel["url"] for panel in panels))]
+    assert len(named) == 4
     assert {address.partition(":")[0] for address in named} <= services().keys()
     assert config.source.bootstrap_servers in services()["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
 
@@ -47,6 +58,27 @@ def test_sample_limit_leaves_room_for_every_series() -> None:
     config = load(DEPLOY / "monitor.yaml", {})
     prometheus = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
     assert prometheus["scrape_configs"][0]["sample_limit"] > config.limits.series
+
+
+def test_grafana_knows_the_scrape_interval() -> None:
+    """Its $__rate_interval is made of it: a shorter one leaves holes in every panel."""
+    prometheus = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
+    (source,) = yaml.safe_load((DEPLOY / "grafana" / "datasource.yaml").read_text(encoding="utf-8"))["datasources"]
+    assert source["jsonData"]["timeInterval"] == prometheus["global"]["scrape_interval"]
+
+
+def test_webhook_prints_what_alertmanager_sends(capsys: pytest.CaptureFixture[str]) -> None:
+    """One line an alert, and an answer that Alertmanager takes as delivered."""
+    alert = {"status": "firing", "labels": {"alertname": "A"}, "annotations": {"description": "age drifted."}}
+    body = json.dumps({"alerts": [alert, alert | {"status": "resolved"}]}).encode()
+    receiver = runpy.run_path(str(DEPLOY / "webhook" / "receiver.py"))["Receiver"]
+    with HTTPServer(("127.0.0.1", 0), receiver) as server:
+        thread = Thread(target=server.handle_request)
+        thread.start()
+        with urlopen(f"http://127.0.0.1:{server.server_port}/alerts", data=body, timeout=10) as answer:
+            assert answer.status == 200
+        thread.join(10)
+    assert capsys.readouterr().out == "firing A age drifted.\nresolved A age drifted.\n"
 
 
 def test_every_topic_is_made_before_the_service_starts() -> None:
@@ -70,7 +102,7 @@ def test_mounted_files_are_there(name: str) -> None:
     """A mounted path that is missing would become an empty folder without a word."""
     for volume in services()[name].get("volumes", []):
         source = volume.partition(":")[0]
-        if source.startswith(".") and "grafana" not in source:
+        if source.startswith("."):
             assert (DEPLOY / source).exists(), source
 
 
