@@ -111,6 +111,7 @@ class Monitor:
     _checkpoints: Pace = field(default_factory=lambda: Pace(CHECKPOINT_SECONDS, CHECKPOINT_SHARE))
     _joins: Pace = field(default_factory=lambda: Pace(0.0, JOIN_SHARE))
     _sealed_at: float = 0.0
+    _took: bool = True
     _crowded: frozenset[PartitionId] = frozenset()
     _commands: queue.Queue[tuple[Callable[[Engine], Any], Future[Any]]] = field(default_factory=queue.Queue)
 
@@ -122,7 +123,8 @@ class Monitor:
 
     def turn(self, timeout_seconds: float = 0.2) -> bool:
         """Take one poll through every stage; True when the source is finished and everything in hand is taken."""
-        got = self.fetcher.get(0.0 if self.engine.flow.parked_rows() else timeout_seconds)
+        # What is parked waits for a slower partition's rows: only after a step that took some may a further one help.
+        got = self.fetcher.get(0.0 if self._took and self.engine.flow.parked_rows() else timeout_seconds)
         now = self.clock()
         if got is not None:
             poll, batches = got
@@ -135,6 +137,7 @@ class Monitor:
         if seal_now:
             self._sealed_at = now
         done = self.engine.step(now, seal_now=seal_now)
+        self._took = done.records > 0
         for refused in done.refused:
             if self.on_refused is not None:
                 self.on_refused(refused)
