@@ -38,6 +38,8 @@ CONNECT_SECONDS = 10.0
 LOOK_SECONDS = 30.0
 """How often new partitions are looked for: they begin at their first record, so nothing is lost by the wait."""
 
+_RETRY_SECONDS = 2.0
+
 Begin = Literal["latest", "earliest"] | datetime
 
 
@@ -284,6 +286,8 @@ class KafkaSource:
             else:
                 _log.warning("no Kafka broker answers; trying on")
         self._connected = connected
+        if not connected:  # looking tells whether a broker is back, also where no records come
+            self._look_at = min(self._look_at, self._clock() + _RETRY_SECONDS)
 
 
 def _place(partition: PartitionId) -> Place:

@@ -130,7 +130,9 @@ class MemorySource:
             for partition, log in self._logs.items():
                 if not log.first <= self._position(log) <= log.end:
                     self._lose(partition, log)
-            return Poll(self._take(max_records), {p: log.end for p, log in self._logs.items()})
+            batches = self._take(max_records)
+            ends = {p: log.end for p, log in self._logs.items()}
+            return Poll(batches, ends, {p: self._position(log) for p, log in self._logs.items()})
 
     def pause(self, partitions: frozenset[PartitionId]) -> None:
         with self._changed:

@@ -66,6 +66,7 @@ class TestMemorySource:
         poll = source.poll(10, 0)
         assert sorted(rows(poll)) == [(FIRST, 1, b"b"), (FIRST, 2, None), (SECOND, 0, b"x")]
         assert poll.ends == {FIRST: 3, SECOND: 1}
+        assert poll.positions == {FIRST: 3, SECOND: 1}
         assert poll.batches[0].headers is not None
         assert [list(h) for h in poll.batches[0].headers] == [[], [], [("k", b"v")]]
 
