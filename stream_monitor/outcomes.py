@@ -179,14 +179,28 @@ class Outcomes:
         for table, sign in ((met.new, 1), (met.removed, -1), (met.replaced, 1)):
             for version, outcome, rows in _groups(table):
                 self._restate(version, outcome, rows, sign)
-        if len(met.new):
+        if len(met.revised):
+            self._revise(met.revised)
+        if len(met.opened):
             floor = self.engine.joined_sealed_us
-            rows = met.new
+            rows = met.opened
             if floor is not None:
                 # Only a partition that fell idle and came back can bring one from before what is sealed.
                 joined = np.maximum(rows["joined_us"].to_numpy(), floor)
                 rows = rows.set_column(rows.schema.get_field_index("joined_us"), "joined_us", pa.array(joined))
             self._waiting.append(rows.cast(MET_SCHEMA))
+
+    def _revise(self, revised: pa.Table) -> None:
+        """Correct what still waits by labels that had come when it was joined; few, so row by row."""
+        names = ("id_hi", "id_lo", "version", "outcome", "time_us")
+        truths = {tuple(row[n] for n in names): row for row in revised.to_pylist()}
+        waiting = _together(self._waiting)
+        keys = list(zip(*(waiting[n].to_pylist() for n in names), strict=True))
+        for name in ("label", "number"):
+            texts = [truths[k][name] if k in truths else v for k, v in zip(keys, waiting[name].to_pylist(), strict=True)]
+            place = waiting.schema.get_field_index(name)
+            waiting = waiting.set_column(place, name, pa.array(texts, MET_SCHEMA.field(name).type))
+        self._waiting = [waiting]
 
     def _restate(self, version: int, outcome: int, rows: pa.Table, sign: int) -> None:
         task, positive = self._task(version, outcome, rows)

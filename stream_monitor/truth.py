@@ -91,11 +91,18 @@ MET_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Met:
-    """What one join brought: truths that are new, truths taken back by a correction, and what replaced these."""
+    """What one join brought: truths that are new, truths taken back by a correction, and what replaced these.
+
+    `opened`: the new ones as they were known at their `joined_us`, whatever a later label of the same batch made of them;
+    `revised`: corrections that came by then, so that what waits for its pane has to change. Both depend on the labels
+    in their order alone, not on how joins cut them.
+    """
 
     new: pa.Table
     removed: pa.Table
     replaced: pa.Table
+    opened: pa.Table
+    revised: pa.Table
 
 
 @dataclass(slots=True)
@@ -242,14 +249,16 @@ class Truth:
         ids = self._ids_to_look_at(batch)
         self._joined_up_to = self._next_prediction - 1
         if not len(ids):
-            return Met(*(_empty(MET_SCHEMA) for _ in range(3)))
+            return Met(*(_empty(MET_SCHEMA) for _ in range(5)))
         predictions = self._store.query(
             f"select p.* from {self._store.relation(PREDICTIONS)} p semi join ids using (id_hi, id_lo)", ids=ids
         )
-        stored = self._stored_labels(ids)
+        history = self._stored_labels(ids)
+        stored = _last_of_each(history)
         joined = self._joined(predictions)
-        current, fate = self._settle(batch, stored, predictions, joined)
-        met, matched = self._meet(current, predictions, joined)
+        current, fate, risen = self._settle(batch, stored, predictions, joined)
+        history = history.filter(pa.array(~self._spent(history, predictions, joined)))
+        met, matched = self._meet(current, pa.concat_tables([history, risen]), predictions, joined)
         self._count_labels(batch, fate, stored, current, matched, predictions, joined, model_names)
         return met
 
@@ -267,13 +276,11 @@ class Truth:
         return together.group_by(["id_hi", "id_lo"]).aggregate([])
 
     def _stored_labels(self, ids: pa.Table) -> pa.Table:
-        """What each key of these ids holds now: one row a key, the last that was written."""
+        """What the keys of these ids held, in the order they came to hold it; the last row of a key is what it holds."""
         if self._store.is_empty(LABELS):
             return _empty(LABEL_SCHEMA)
         return self._store.query(
-            f"select l.* from {self._store.relation(LABELS)} l semi join ids using (id_hi, id_lo) "
-            "qualify row_number() over (partition by id_hi, id_lo, model, outcome order by seq desc) = 1",
-            ids=ids,
+            f"select l.* from {self._store.relation(LABELS)} l semi join ids using (id_hi, id_lo) order by seq", ids=ids
         ).cast(LABEL_SCHEMA)
 
     def _joined(self, predictions: pa.Table) -> pa.Table:
@@ -288,10 +295,10 @@ class Truth:
 
     def _settle(
         self, batch: pa.Table, stored: pa.Table, predictions: pa.Table, joined: pa.Table
-    ) -> tuple[pa.Table, Ints]:
-        """The truth every key holds after this batch, and the fate of each label of the batch."""
+    ) -> tuple[pa.Table, Ints, pa.Table]:
+        """The truth every key holds after this batch, the fate of each of its labels, and those that were a truth once."""
         if not len(batch):
-            return stored, np.zeros(0, np.int64)
+            return stored, np.zeros(0, np.int64), batch
         spent = self._spent(stored, predictions, joined)
         standing = stored.filter(pa.array(~spent))
         texts = pa.chunked_array([*standing["label"].chunks, *batch["label"].chunks], pa.string())
@@ -305,12 +312,13 @@ class Truth:
             stored_text=codes[: len(standing)],
         )
         winners = batch.filter(pa.array(decision.winner))
-        arrival = winners["arrival_us"].to_numpy()
+        risen = batch.filter(pa.array(decision.rose))
+        arrival = risen["arrival_us"].to_numpy()
         # A label without a time waits for its prediction however long: its shelf is never old.
         shelf = np.where(arrival == NO_TIME, np.int64(2**62 // DAY_US * DAY_US), arrival)
-        self._store.append(LABELS, winners, shelf)
+        self._store.append(LABELS, risen, shelf)
         kept = standing.filter(pa.array(~np.isin(_label_keys(standing), _label_keys(winners))))
-        return pa.concat_tables([kept, winners]), decision.fate.astype(np.int64)
+        return pa.concat_tables([kept, winners]), decision.fate.astype(np.int64), risen
 
     @staticmethod
     def _spent(stored: pa.Table, predictions: pa.Table, joined: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -333,7 +341,9 @@ class Truth:
         times = stored["time_us"].to_pylist()
         return np.array([t < newest_time.get(i, NO_TIME) for i, t in zip(stored_ids, times, strict=True)], np.bool_)
 
-    def _meet(self, current: pa.Table, predictions: pa.Table, joined: pa.Table) -> tuple[Met, Ints]:
+    def _meet(
+        self, current: pa.Table, history: pa.Table, predictions: pa.Table, joined: pa.Table
+    ) -> tuple[Met, Ints]:
         """Write the truths that are new or changed; the rows of `current` that have a prediction."""
         version = predictions["version"].to_numpy()
         models = np.array([self._model_of_version(int(v)) for v in np.unique(version)] or [0], np.int32)
@@ -361,15 +371,22 @@ class Truth:
             same = pc.equal(held["label"], labels["label"]).to_numpy()
             newer = labels["time_us"].to_numpy() >= held["time_us"].to_numpy()
             changed = ~fresh & ~same.astype(bool) & newer
-        joined_us = np.maximum(made["arrival_us"].to_numpy(), labels["arrival_us"].to_numpy())
+        opening, first_us = _openings(labels, history, made["arrival_us"].to_numpy())
+        joined_us = np.maximum(made["arrival_us"].to_numpy(), opening["arrival_us"].to_numpy())
+        in_time = np.zeros(len(fresh), np.bool_)
+        if len(joined):
+            joined_us = np.where(fresh, joined_us, held["joined_us"].to_numpy())
+            in_time = changed & (labels["arrival_us"].to_numpy() <= joined_us)
         met_all = _met_rows(made, labels, joined_us)
         met = Met(
             new=met_all.filter(pa.array(fresh)),
             removed=_taken_back(met_all, held, changed),
             replaced=met_all.filter(pa.array(changed)),
+            opened=_met_rows(made, opening, joined_us).filter(pa.array(fresh)),
+            revised=met_all.filter(pa.array(in_time)),
         )
         self._write_joined(made, labels, joined_us, fresh | changed)
-        self._count_predictions(made.filter(pa.array(fresh)), labels.filter(pa.array(fresh)), joined)
+        self._count_predictions(made.filter(pa.array(fresh)), first_us[fresh], joined)
         return met, np.unique(pairs.label)
 
     def _write_joined(self, made: pa.Table, labels: pa.Table, joined_us: Ints, chosen: Any) -> None:
@@ -389,8 +406,8 @@ class Truth:
 
     # -- counting --------------------------------------------------------------------------------
 
-    def _count_predictions(self, made: pa.Table, labels: pa.Table, joined: pa.Table) -> None:
-        """First truths: the prediction is labelled, and its delay is known where the label has a time."""
+    def _count_predictions(self, made: pa.Table, times: Ints, joined: pa.Table) -> None:
+        """First truths: the prediction is labelled, and its delay is known where its first label has a time (`times`)."""
         seq = made["seq"].to_numpy()
         _, first = np.unique(seq, return_index=True)
         first = first[~np.isin(seq[first], joined["prediction_seq"].to_numpy())]
@@ -401,7 +418,6 @@ class Truth:
             self.ledger.labelled[v] += count
             if (d, v) in self.ledger.prediction_days:
                 self.ledger.prediction_days[(d, v)][1] += count
-        times = labels["time_us"].to_numpy()
         known = times != NO_TIME
         delay = np.maximum(times[known] - made["time_us"].to_numpy()[known], 0)
         bucket = np.searchsorted(np.asarray(DELAY_BOUNDS_SECONDS) * MICROSECONDS, delay, "left")
@@ -535,6 +551,35 @@ def _ids(table: pa.Table) -> Hashes:
 
 def _label_keys(table: pa.Table) -> Hashes:
     return label_key(_ids(table), table["model"].to_numpy(), table["outcome"].to_numpy())
+
+
+def _last_of_each(labels: pa.Table) -> pa.Table:
+    """The last row of every key."""
+    keys = _label_keys(labels)
+    _, from_end = np.unique(keys[::-1], return_index=True)
+    return labels.take(pa.array(np.sort(len(keys) - 1 - from_end)))
+
+
+def _openings(labels: pa.Table, history: pa.Table, arrival_us: Ints) -> tuple[pa.Table, Ints]:
+    """Of each label's key what was known when prediction and first label had both arrived, and the first label's time.
+
+    `history` holds what the keys held, in order; `arrival_us` are the arrivals of the labels' predictions. The
+    `arrival_us` of a row of the result is that of the first label of its key.
+    """
+    keys, known = _label_keys(labels), _label_keys(history)
+    order = np.argsort(known, kind="stable")
+    start = np.searchsorted(known[order], keys, "left")
+    stop = np.searchsorted(known[order], keys, "right")
+    arrivals = history["arrival_us"].to_numpy()
+    first, chosen = order[start], order[start].copy()
+    for i in np.flatnonzero(stop - start > 1).tolist():
+        rows = order[start[i] : stop[i]]
+        joined_us = max(int(arrival_us[i]), int(arrivals[rows[0]]))
+        chosen[i] = rows[arrivals[rows] <= joined_us][-1]
+    opening = history.take(pa.array(chosen))
+    place = opening.schema.get_field_index("arrival_us")
+    opening = opening.set_column(place, "arrival_us", pa.array(arrivals[first]))
+    return opening, np.asarray(history["time_us"].to_numpy()[first], np.int64)
 
 
 def _pair_keys(seq: pa.ChunkedArray, outcome: pa.ChunkedArray) -> Ints:

@@ -32,10 +32,14 @@ def label_key(ids: Hashes, model: Codes, outcome: Codes) -> Hashes:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`fate` (n,) of each arriving label; `winner` (n,): it is what its key now holds and did not hold before."""
+    """`fate` (n,) of each arriving label; `winner` (n,): it is what its key now holds and did not hold before.
+
+    `rose` (n,): it was what its key held when it came, whatever came after it in the batch.
+    """
 
     fate: Codes
     winner: Flags
+    rose: Flags
 
 
 def decide(
@@ -68,6 +72,8 @@ def decide(
     fate_sorted = np.where(first, NEW, np.where(before == texts[order], DUPLICATE, CORRECTED))
     fate = np.empty(span, np.int32)
     fate[order] = fate_sorted
+    rose = np.empty(span, np.bool_)
+    rose[order] = first | (best > np.concatenate([[-1], best[:-1]]))
     last = np.ones(span, np.bool_)
     last[:-1] = first[1:]
     final = np.empty(span, np.int64)
@@ -77,7 +83,7 @@ def decide(
     earliest = np.full(span, span, np.int64)
     np.minimum.at(earliest, group[winner], arrival[winner])
     winner &= earliest[group] == arrival
-    return Decision(fate=fate[held:], winner=winner[held:])
+    return Decision(fate=fate[held:], winner=winner[held:], rose=rose[held:])
 
 
 @dataclass(frozen=True, slots=True)
