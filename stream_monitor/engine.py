@@ -343,6 +343,7 @@ class Engine:
         time = columns.time_us[rows]
         segment = self._segments(columns.segment.take(index), version)
         for one in np.unique(version).tolist():
+            self.versions[one].open_segments(segment[version == one])
             self.outcomes.note_predictions(one, segment[version == one], time[version == one])
         self.truth.add_predictions(
             pa.table(

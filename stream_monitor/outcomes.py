@@ -248,6 +248,8 @@ class Outcomes:
 
     def rebase(self, line: Line) -> None:
         """A baseline was promoted: begin the error detectors anew, on its truth or on what was learnt."""
+        if line.baseline is not None and line.baseline.provisional:
+            return  # learnt from rows without truth, at a time that has nothing to do with that of the labels
         for (number, outcome), held in self._arrivals.items():
             if number == line.number:
                 held.reference = self._reference(line, outcome, held.task) or held.reference

@@ -28,6 +28,7 @@ from stream_monitor.judge.wording import describe
 from stream_monitor.publish.log import fields
 from stream_monitor.records import (
     MICROSECONDS,
+    Codes,
     Evidence,
     Floats,
     Incident,
@@ -600,10 +601,17 @@ class Version:
         for code in np.unique(block.segment).tolist():
             row = np.flatnonzero(block.segment == code)
             for pair in self.engine.names.segments[code]:
-                if (pair,) in self.lines or len(self.lines) <= self.engine.config.limits.segments:
-                    self._line((pair,))
+                if (pair,) in self.lines:
                     chosen[(pair,)].append(row)
         return {segment: np.sort(np.concatenate(rows)) for segment, rows in sorted(chosen.items())}
+
+    def open_segments(self, segment: Ints | Codes) -> None:
+        """Open the lines of the segments of events as they come: labels may meet them before their pane seals."""
+        if self.model.segments:
+            for code in np.unique(segment).tolist():
+                for pair in self.engine.names.segments[code]:
+                    if len(self.lines) <= self.engine.config.limits.segments:
+                        self._line((pair,))
 
     def _count_extra(self, left_out: Mapping[str, int]) -> None:
         """Features the baseline does not have: new ones appear in mid-stream without harm, and are seen to."""
@@ -654,7 +662,8 @@ class Version:
         for line in self.lines.values():
             if now_us is not None:
                 line.flush()
-                changed += line.book.close(now_us=now_us)
+                explained = [IncidentKind.BASELINE_MISSING] if baseline.provisional else None
+                changed += line.book.close(now_us=now_us, kinds=explained)
                 # Profiles on other bins do not add to those on these.
                 self.engine.forget_profiles(line.number)
             line.use(baseline)
