@@ -36,7 +36,7 @@ def check_configuration(config: Config, *, connect: bool, sample: int) -> dict[s
 def _sample(config: Config, most: int) -> list[dict[str, Any]]:
     """Read records of every topic, from its beginning, and say what they hold."""
     earliest = config.model_copy(update={"source": config.source.model_copy(update={"start": "earliest"})})
-    source = open_source(earliest)
+    source = open_source(earliest, clock=time.monotonic)
     decoder = make_decoder(config)
     found: dict[str, list[Any]] = defaultdict(list)
     counts: Counter[str] = Counter()

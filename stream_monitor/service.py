@@ -147,7 +147,7 @@ def serve(config: Config, *, stop: threading.Event | None = None) -> None:
     store = Store(config.state)
     try:
         engine = open_engine(config, store)
-        source = open_source(config)
+        source = open_source(config, clock=time.monotonic)
         dead_letters = open_sink(config) if config.source.dead_letter_topic else None
         service = Service(config, engine, source, dead_letters=dead_letters)
         log.info("started", extra=fields(state=str(config.state), positions=len(engine.positions())))

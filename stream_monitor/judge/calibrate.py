@@ -148,7 +148,8 @@ def wasserstein_null(n: Ints, m: Ints, *, baseline: Ints, positions: Floats, sca
     sd = np.sqrt(np.maximum((gaps * reach).sum(axis=1), 1e-300))
     along = reach / sd[:, None]
     across = np.sqrt(np.maximum(variance - along**2, 1e-30))
-    skewness = (p * centred**3).sum(axis=1) / sd**3
+    with np.errstate(invalid="ignore", divide="ignore"):  # a constant has no skewness, and no distance either
+        skewness = np.nan_to_num((p * centred**3).sum(axis=1) / sd**3, posinf=0.0, neginf=0.0)
     z = _skewed(_two_sided(alpha / 2), skewness * _asymmetry(n, m))
     ratio = z[:, None] * along / across
     density = np.exp(-np.minimum(ratio**2 / 2, 700.0)) / np.sqrt(2 * np.pi)
