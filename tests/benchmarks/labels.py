@@ -1,0 +1,217 @@
+"""Late labels against millions of waiting predictions: seconds to join, judge, publish and commit a batch of them.
+
+Also what a million waiting predictions take in the state file, and how long a restart on that state takes until its
+first event is processed. Everything goes through the engine; only decoding is left out.
+
+python tests/benchmarks/labels.py --predictions 10000000 --labelled 1000000 --days 10
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from stream_monitor.config import Config, ModelConfig
+from stream_monitor.engine import Engine
+from stream_monitor.exposition import render
+from stream_monitor.records import (
+    MICROSECONDS,
+    Binding,
+    Cells,
+    Hashes,
+    Inferences,
+    Ints,
+    Labels,
+    ModelKey,
+    PartitionId,
+    RawBatch,
+    Rejects,
+    Stream,
+)
+from stream_monitor.store import Store
+from stream_monitor.window.flow import Decoded
+
+START_US = 1_795_219_200_000_000  # 2026-11-21T00:00:00Z
+DAY_US = 86_400 * MICROSECONDS
+BATCH = 50_000
+PREDICTIONS = PartitionId(Stream.INFERENCE, "inference", 0)
+LABELS = PartitionId(Stream.GROUND_TRUTH, "ground-truth", 0)
+CONFIG = Config(models={"credit": ModelConfig(task="binary", positive_label="deny")})
+NOTHING = Rejects(np.zeros(0, np.int32), ())
+
+
+def hashes(row: Ints) -> tuple[Hashes, Hashes]:
+    """Ids as hashes: what decode makes of a text."""
+    low = (row.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    return low ^ (low >> np.uint64(31)), low * np.uint64(0xBF58476D1CE4E5B9)
+
+
+def predictions(row: Ints, time_us: Ints) -> Decoded[Inferences]:
+    """Events of one model with a class and a score, and no features."""
+    n = len(row)
+    generator = np.random.default_rng(int(row[0]))
+    id_hi, id_lo = hashes(row)
+    score = generator.random(n)
+    columns = Inferences(
+        keys=(ModelKey("credit", "7"),),
+        partitions=(PREDICTIONS,),
+        partition=np.zeros(n, np.int32),
+        offset=row,
+        time_us=time_us,
+        record_time_us=time_us,
+        id_hi=id_hi,
+        id_lo=id_lo,
+        key=np.zeros(n, np.int32),
+        cells=_no_cells(),
+        label=pa.array(np.where(score > 0.5, "deny", "approve")),
+        score=score,
+        value=np.full(n, np.nan),
+        probabilities=pa.nulls(n, pa.string()),
+        latency_ms=np.full(n, np.nan),
+        segment=pa.nulls(n, pa.string()),
+        truth_label=pa.nulls(n, pa.string()),
+        truth_value=np.full(n, np.nan),
+    )
+    return Decoded(_raw(PREDICTIONS, row, time_us), columns, NOTHING)
+
+
+def truths(row: Ints, offset: int, time_us: int) -> Decoded[Labels]:
+    """One label for each of these predictions, all at one time."""
+    n = len(row)
+    id_hi, id_lo = hashes(row)
+    times = np.full(n, time_us)
+    offsets = np.arange(offset, offset + n)
+    columns = Labels(
+        models=(),
+        outcomes=("label",),
+        partitions=(LABELS,),
+        partition=np.zeros(n, np.int32),
+        offset=offsets,
+        time_us=times,
+        record_time_us=times,
+        id_hi=id_hi,
+        id_lo=id_lo,
+        model=np.full(n, -1, np.int32),
+        outcome=np.zeros(n, np.int32),
+        label=pa.array(np.where(np.random.default_rng(offset).random(n) > 0.5, "deny", "approve")),
+        number=np.full(n, np.nan),
+    )
+    return Decoded(_raw(LABELS, offsets, times), columns, NOTHING)
+
+
+def _no_cells() -> Cells:
+    nothing = np.zeros(0, np.int32)
+    return Cells((), nothing, nothing, np.zeros(0, np.uint8), np.zeros(0), nothing, pa.array([], pa.string()))
+
+
+def _raw(partition: PartitionId, offset: Ints, time_us: Ints) -> RawBatch:
+    binding = Binding(partition.stream, partition.topic)
+    return RawBatch(
+        binding, (partition,), np.zeros(len(offset), np.int32), offset, pa.nulls(len(offset), pa.binary()), time_us
+    )
+
+
+def fill(engine: Engine, count: int, days: float) -> None:
+    """So many predictions, evenly over some days, with a checkpoint every half million."""
+    step_us = days * DAY_US / count
+    for start in range(0, count, BATCH):
+        row = np.arange(start, min(start + BATCH, count))
+        engine.offer(predictions(row, START_US + (row * step_us).astype(np.int64)))
+        engine.step(0.0, seal_now=True)
+        if (start // BATCH) % 10 == 9:
+            engine.checkpoint()
+    engine.checkpoint()
+
+
+def label(engine: Engine, row: Ints, offset: int, time_us: int) -> None:
+    """Hand in labels, join them and commit."""
+    engine.offer(truths(row, offset, time_us))
+    engine.step(0.0, seal_now=True)
+    engine.join(0.0)
+    engine.checkpoint()
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Wall seconds, CPU seconds."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def restart(path: Path, row: int, time_us: int) -> None:
+    """A process that takes up the state and processes one event."""
+    engine = Engine(CONFIG, Store(path))
+    engine.offer(predictions(np.array([row]), np.array([time_us])))
+    done = engine.step(0.0, seal_now=True)
+    engine.checkpoint()
+    assert done.records == 1
+    engine.store.close()
+
+
+def main() -> None:
+    """Fill a state, label it, measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--predictions", type=int, default=500_000)
+    parser.add_argument("--labelled", type=int, default=50_000)
+    parser.add_argument("--labels", type=int, default=10_000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--days", type=float, default=10.0, help="event time the predictions are spread over")
+    parser.add_argument("--state", type=Path, help="keep the state file here")
+    parser.add_argument("--restart", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    end_us = START_US + int(options.days * DAY_US)
+    if options.restart:
+        restart(options.restart, options.predictions, end_us)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = options.state or Path(folder) / "monitor.duckdb"
+        measure(path, options, end_us)
+
+
+def measure(path: Path, options: argparse.Namespace, end_us: int) -> None:
+    """Print the table."""
+    engine = Engine(CONFIG, Store(path, memory_bytes=512_000_000))
+    took, cpu = timed(lambda: fill(engine, options.predictions, options.days))
+    size = engine.store.size_bytes()
+    print(f"{'':44} {'wall s':>8} {'CPU s':>8}")
+    _row(f"{options.predictions:,} predictions", took, cpu)
+    order = np.random.default_rng(1).permutation(options.predictions)
+    offset, batch = 0, 100_000
+    for start in range(0, options.labelled, batch):
+        row = order[start : min(start + batch, options.labelled)]
+        label(engine, row, offset, end_us)
+        offset += len(row)
+    for _ in range(options.repeats):
+        row = order[offset : offset + options.labels]
+        joined = timed(lambda row=row, at=offset: label(engine, row, at, end_us))  # type: ignore[misc]
+        published = timed(lambda: render(engine))
+        offset += len(row)
+        _row(f"{options.labels:,} labels joined and committed", *joined)
+        _row("    and the metrics", joined[0] + published[0], joined[1] + published[1])
+    assert engine.truth.ledger.fate("matched") == offset, engine.truth.ledger.labels
+    engine.close()
+    engine.store.close()
+    _row(f"    {size / options.predictions:.0f} MB of file a million waiting predictions", float("nan"), float("nan"))
+    command = [sys.executable, __file__, "--restart", str(path), "--predictions", str(options.predictions)]
+    _row(
+        "restart, process start to first event committed",
+        *timed(lambda: subprocess.run([*command, "--days", str(options.days)], check=True)),
+    )
+
+
+def _row(name: str, wall: float, cpu: float) -> None:
+    print(f"{name:44} {wall:8.2f} {cpu:8.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
