@@ -426,12 +426,16 @@ class Engine:
 
     def note(self, incidents: Sequence[Incident]) -> None:
         """Take incidents that opened, changed or closed into the next checkpoint."""
+        self.count_opened(incidents)
+        self.changed.update({incident.id: incident for incident in incidents})
+
+    def count_opened(self, incidents: Sequence[Incident]) -> None:
+        """Count incidents under the severity they open with, before what follows in the same step raises it."""
         for incident in incidents:
-            if incident.id not in self.changed and incident.id not in self._known_incidents:
+            if incident.id not in self._known_incidents:
                 self._known_incidents.add(incident.id)
                 self.count("incidents_opened", 1, model=incident.line.model, version=incident.line.version,
                            kind=incident.kind, severity=incident.severity)  # fmt: skip
-            self.changed[incident.id] = incident
 
     def _seal_joined(self, now_seconds: float) -> None:
         """Outcomes are ordered by the slower of the two streams: no earlier one can come any more."""

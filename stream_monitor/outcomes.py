@@ -355,10 +355,11 @@ class Outcomes:
             evidence = Evidence(name, "metric", change.detector, float("nan"), float("nan"), 0.0, len(joined),
                                 held.reference.rows, f"{change.detector} saw the errors move")  # fmt: skip
             made = int(made_us[min(int(np.searchsorted(time_us, change.time_us)), len(made_us) - 1)])
-            for incident in line.book.note(
+            noted = line.book.note(
                 IncidentKind.CONCEPT_DRIFT, evidence, now_us=change.time_us, onset_us=min(made, change.time_us)
-            ):
-                changed[incident.id] = incident
+            )
+            self.engine.count_opened(noted)
+            changed.update({incident.id: incident for incident in noted})
 
     def _close(self, line: Line, outcome: int, until_us: int, changed: dict[str, Incident]) -> None:
         """Close the windows that end by a time and judge their errors."""
@@ -401,6 +402,7 @@ class Outcomes:
             onset_of=lambda s: self._onset(line, outcome, held.reference, window, s),
             describe=describe_errors,
         )
+        self.engine.count_opened(incidents)
         changed.update({incident.id: incident for incident in incidents})
 
     def _onset(self, line: Line, outcome: int, reference: OutcomeProfile | None, window: _Window, score: Score) -> int:

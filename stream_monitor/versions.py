@@ -192,8 +192,8 @@ class Line:
                                 int(self.open[self.engine.spans[0]].profile.rows), self.baseline.profile.rows,
                                 f"{change.detector} saw its mean move")  # fmt: skip
             which = IncidentKind.PREDICTION_DRIFT if kind == "prediction" else IncidentKind.DATA_DRIFT
-            for incident in self.book.note(which, evidence, now_us=change.time_us, onset_us=change.time_us):
-                changed[incident.id] = incident
+            noted = self.book.note(which, evidence, now_us=change.time_us, onset_us=change.time_us)
+            self._merge_changes(noted, changed)
 
     def subject_names(self) -> list[tuple[str, str]]:
         """(name, kind) of every subject, in the order of the schema."""
@@ -243,8 +243,8 @@ class Line:
             self._finished[SKETCHES].append((held.start_us, held.profile.rows, self._sketch[1].to_bytes()))
             self._sketch = None
 
-    @staticmethod
-    def _merge_changes(incidents: Sequence[Incident], changed: dict[str, Incident]) -> None:
+    def _merge_changes(self, incidents: Sequence[Incident], changed: dict[str, Incident]) -> None:
+        self.engine.count_opened(incidents)
         changed.update({incident.id: incident for incident in incidents})
 
     def _judge(self, seconds: int, held: _Open, closed: dict[str, Profile]) -> list[Score]:

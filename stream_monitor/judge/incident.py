@@ -38,6 +38,7 @@ MANY_COUNT = 3
 _METRIC, _LATENCY, _FEATURE = "metric", "latency", "feature"
 _RATIOS = frozenset({"missing_ratio", "wrong_type_ratio", "infinite_ratio", "unseen_ratio", "out_of_range_ratio"})
 _QUALITY = frozenset({IncidentKind.DATA_QUALITY, IncidentKind.BROKEN_INPUT})
+_LABELLED = frozenset({str(IncidentKind.CONCEPT_DRIFT), str(IncidentKind.PERFORMANCE)})
 _DETECTORS = frozenset({"adwin", "page_hinkley", "kswin"})
 
 
@@ -181,7 +182,7 @@ class IncidentBook:
             at_us = window[0].window_end_us if now_us is None else now_us
             for group, by_subject in _by_subject(window).items():
                 self._take(group, by_subject, witness, at_us, changed)
-            self._close_calm(changed, at_us)
+            self._close_calm(changed, at_us, of_labels=window[0].subject_kind == _METRIC)
             self._forget(window[0].window_end_us)
         return list(changed.values())
 
@@ -209,7 +210,9 @@ class IncidentBook:
         for name, held in entry.subjects.items():
             if subject is None or name == subject:
                 held.is_held = False
-        return self.advance(now_us=now_us)
+        changed: dict[str, Incident] = {}
+        self._close_calm(changed, now_us, of_labels=group_of(kind) in _LABELLED)
+        return list(changed.values())
 
     def close(self, *, now_us: int, kinds: Iterable[IncidentKind] | None = None) -> list[Incident]:
         """Close incidents of these kinds, or all: what a promoted baseline explains, or a version that was retired."""
@@ -217,9 +220,9 @@ class IncidentBook:
         return [self._shut(group, now_us) for group in groups]
 
     def advance(self, *, now_us: int) -> list[Incident]:
-        """Let event time pass: closes what only detectors spoke of and they have been quiet about."""
+        """Let event time pass: closes what only detectors of features spoke of and they have been quiet about."""
         changed: dict[str, Incident] = {}
-        self._close_calm(changed, now_us)
+        self._close_calm(changed, now_us, of_labels=False)
         return list(changed.values())
 
     def to_json(self) -> dict[str, Any]:
@@ -356,11 +359,13 @@ class IncidentBook:
         self._open[group] = _Open(incident)
         return self._open[group]
 
-    def _close_calm(self, changed: dict[str, Incident], now_us: int) -> None:
+    def _close_calm(self, changed: dict[str, Incident], now_us: int, *, of_labels: bool) -> None:
+        """Labels and features come at their own pace: the time of one says nothing about the other's quiet."""
         over = [
             group
             for group, entry in self._open.items()
-            if all(self._is_at_rest(subject, now_us) for subject in entry.subjects.values())
+            if (group in _LABELLED) == of_labels
+            and all(self._is_at_rest(subject, now_us) for subject in entry.subjects.values())
         ]
         for group in over:
             incident = self._shut(group, now_us)
