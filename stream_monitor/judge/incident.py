@@ -303,6 +303,9 @@ class IncidentBook:
             onset_us = min(entry.incident.onset_us, witness.onset_of(score))
             entry.incident = replace(entry.incident, onset_us=onset_us)
             return True
+        if held.window_us == 0 and not held.is_held:
+            # A detector speaks some time after the change: the first window that confirms it knows when it began.
+            entry.incident = replace(entry.incident, onset_us=min(entry.incident.onset_us, witness.onset_of(score)))
         if window_us <= held.window_us or held.window_us == 0:
             held.window_us, held.calm, held.seen_until_us = window_us, 0, score.window_end_us
         bare = _evidence(score, "")
