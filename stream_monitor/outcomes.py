@@ -37,7 +37,7 @@ from stream_monitor.records import (
     Performance,
     Score,
 )
-from stream_monitor.summarize.outcome import Joined, OutcomeProfile, Task, task_of
+from stream_monitor.summarize.outcome import Joined, OutcomeProfile, Task, shares, task_of
 from stream_monitor.truth import MET_SCHEMA, Met, from_ipc, to_ipc
 
 if TYPE_CHECKING:
@@ -197,7 +197,9 @@ class Outcomes:
         waiting = _together(self._waiting)
         keys = list(zip(*(waiting[n].to_pylist() for n in names), strict=True))
         for name in ("label", "number"):
-            texts = [truths[k][name] if k in truths else v for k, v in zip(keys, waiting[name].to_pylist(), strict=True)]
+            texts = [
+                truths[k][name] if k in truths else v for k, v in zip(keys, waiting[name].to_pylist(), strict=True)
+            ]
             place = waiting.schema.get_field_index(name)
             waiting = waiting.set_column(place, name, pa.array(texts, MET_SCHEMA.field(name).type))
         self._waiting = [waiting]
@@ -207,16 +209,15 @@ class Outcomes:
         joined = _joined(rows, task)
         time_us = rows["time_us"].to_numpy()
         for line, row in self._lines(version, rows["segment"].to_numpy()):
+            mine = shares(_part(joined, row), task, positive_label=positive)
             for seconds in self.engine.config.windows:
                 span = seconds * MICROSECONDS
-                start = time_us[row] // span * span
-                for one in np.unique(start).tolist():
-                    key = (line.number, outcome, seconds, one)
-                    profile = self.cohort(key) or OutcomeProfile(task, positive)
-                    part = _part(joined, row[start == one])
-                    profile.add(part) if sign > 0 else profile.remove(part)
-                    self._cohorts[key] = profile
-                    self._dirty_cohorts.add(key)
+                starts, place = np.unique(time_us[row] // span * span, return_inverse=True)
+                keys = [(line.number, outcome, seconds, start) for start in starts.tolist()]
+                profiles = [self.cohort(key) or OutcomeProfile(task, positive) for key in keys]
+                mine.fold(profiles, place, sign)
+                self._cohorts.update(zip(keys, profiles, strict=True))
+                self._dirty_cohorts.update(keys)
 
     def cohort(self, key: CohortKey) -> OutcomeProfile | None:
         """The profile of a cohort, None where no truth has come for it."""

@@ -341,9 +341,7 @@ class Truth:
         times = stored["time_us"].to_pylist()
         return np.array([t < newest_time.get(i, NO_TIME) for i, t in zip(stored_ids, times, strict=True)], np.bool_)
 
-    def _meet(
-        self, current: pa.Table, history: pa.Table, predictions: pa.Table, joined: pa.Table
-    ) -> tuple[Met, Ints]:
+    def _meet(self, current: pa.Table, history: pa.Table, predictions: pa.Table, joined: pa.Table) -> tuple[Met, Ints]:
         """Write the truths that are new or changed; the rows of `current` that have a prediction."""
         version = predictions["version"].to_numpy()
         models = np.array([self._model_of_version(int(v)) for v in np.unique(version)] or [0], np.int32)
