@@ -6,28 +6,33 @@ objects in one vectorised step, so that decode sees one kind of record only.
 
 from __future__ import annotations
 
-import gzip
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, cast
+from typing import cast
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import zstandard
+import pyarrow.compute as pc
 
 from stream_monitor.errors import InputError, UsageError
-from stream_monitor.records import MICROSECONDS, NO_TIME, Binding, Ints, PartitionId, Poll, RawBatch
+from stream_monitor.records import MICROSECONDS, NO_TIME, Binding, Bytes, Flags, Ints, PartitionId, Poll, RawBatch
 from stream_monitor.source.protocol import Loss
 
 BLOCK_BYTES = 8_000_000
 TABLE_ROWS = 20_000
 
+_NEWLINE = ord("\n")
+_WHITE = np.isin(np.arange(256), [ord(c) for c in " \t\n\v\f\r"])
+_BOM = b"\xef\xbb\xbf"
+_PARQUET = (".parquet", ".pq")
+
 _EVENT_COLUMNS = (
     "inference_id", "model", "version", "timestamp", "prediction", "latency_ms", "segment", "attributions", "label",
     "value", "outcome",
 )  # fmt: skip
+_KEYED = ("features", "segment", "attributions")
+"""Fields whose keys are the user's: after the first dot all is one name."""
 
 
 class FileSource:
@@ -39,6 +44,7 @@ class FileSource:
         if missing:
             raise UsageError(f"there is no file {missing[0]}", tuple(f"there is no file {m}" for m in missing))
         self._paused: frozenset[PartitionId] = frozenset()
+        self._polls = 0
 
     def start(self, positions: Mapping[PartitionId, int]) -> None:
         for partition, position in positions.items():
@@ -48,12 +54,20 @@ class FileSource:
     def poll(self, max_records: int, timeout_seconds: float) -> Poll:
         del timeout_seconds
         batches = []
-        for partition, file in self._files.items():
-            if partition not in self._paused and not file.ended:
-                batch = file.read(partition, max_records)
-                if batch is not None:
-                    batches.append(batch)
+        left = max_records
+        for waiting, (partition, file) in self._turns():
+            batch = file.read(partition, -(-left // waiting)) if left else None
+            if batch is not None:
+                batches.append(batch)
+                left -= len(batch)
         return Poll(tuple(batches), {p: f.position for p, f in self._files.items() if f.ended})
+
+    def _turns(self) -> Iterator[tuple[int, tuple[PartitionId, _File]]]:
+        """Files with something to read, each with how many have yet to be read: first the one after the last first."""
+        ready = [(p, f) for p, f in self._files.items() if p not in self._paused and not f.ended]
+        first = self._polls % len(ready) if ready else 0
+        self._polls += 1
+        yield from zip(range(len(ready), 0, -1), ready[first:] + ready[:first], strict=True)
 
     def pause(self, partitions: frozenset[PartitionId]) -> None:
         self._paused = partitions
@@ -122,29 +136,26 @@ class _File:
 
     def _open(self) -> Iterator[pa.Array]:
         name = self.binding.topic.lower()
-        self._is_table = name.endswith((".csv", ".csv.gz", ".parquet", ".pq"))
+        self._is_table = name.removesuffix(".gz").removesuffix(".zst").endswith((".csv", *_PARQUET))
         try:
             yield from _table_rows(self.binding) if self._is_table else _lines(self.binding.topic)
-        except (OSError, EOFError, zstandard.ZstdError, duckdb.Error) as error:
+        except (OSError, pa.ArrowException, duckdb.Error) as error:
             raise InputError(f"{self.binding.topic} cannot be read: {error}") from error
 
     def close(self) -> None:
-        self._values = None
+        self._values, self._held = iter(()), None
 
 
-def _stream(path: str) -> IO[bytes]:
-    if path.endswith(".gz"):
-        return cast(IO[bytes], gzip.open(path, "rb"))
-    file = open(path, "rb")  # noqa: SIM115 - closed by whoever reads it to its end
-    if path.endswith(".zst"):
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file, closefd=True))
-    return file
+def _stream(path: str) -> pa.NativeFile:
+    # Arrow reads several frames in one file and notices a truncated last one, which zstandard's own reader does not.
+    compression = {".gz": "gzip", ".zst": "zstd"}.get(Path(path).suffix.lower())
+    return pa.input_stream(path, compression=compression)
 
 
 def _lines(path: str) -> Iterator[pa.Array]:
     """The lines of a file, blank ones left out, block by block."""
     with _stream(path) as file:
-        rest = b""
+        rest = file.read(len(_BOM)).removeprefix(_BOM)
         while block := file.read(BLOCK_BYTES):
             block = rest + block
             cut = block.rfind(b"\n") + 1
@@ -156,37 +167,36 @@ def _lines(path: str) -> Iterator[pa.Array]:
 
 
 def _split(block: bytes) -> pa.Array:
-    """A block that ends in a newline as an array of its lines, without a loop over them."""
+    """A block that ends in a newline as an array of its lines without their ends, blank ones left out."""
     data = np.frombuffer(block, np.uint8)
-    ends = np.flatnonzero(data == 10)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    stops = ends - (data[np.maximum(ends - 1, 0)] == 13) * (ends > starts)
-    blank = _is_blank(block, starts, stops)
+    stops = np.flatnonzero(data == _NEWLINE) + 1
+    starts = np.concatenate([[0], stops[:-1]])
     offsets = np.concatenate([starts, [len(block)]]).astype(np.int32)
-    lines = pa.Array.from_buffers(
-        pa.binary(), len(starts), [None, pa.py_buffer(offsets.tobytes()), pa.py_buffer(block)]
-    )
-    return lines.filter(pa.array(~blank)) if blank.any() else lines
+    buffers = [None, pa.py_buffer(offsets.tobytes()), pa.py_buffer(block)]
+    # Trimming wants text and looks at bytes: what is no UTF-8 passes through unchanged.
+    lines = pc.ascii_rtrim(pa.Array.from_buffers(pa.string(), len(starts), buffers), characters="\r\n")
+    blank = _blank(data, starts)
+    return (lines.filter(pa.array(~blank)) if blank.any() else lines).view(pa.binary())
 
 
-def _is_blank(block: bytes, starts: Ints, stops: Ints) -> np.ndarray:
-    """Lines of white space only; only short ones are looked at."""
-    blank = stops <= starts
-    for i in np.flatnonzero((stops - starts < 64) & ~blank).tolist():
-        blank[i] = not block[starts[i] : stops[i]].strip()
-    return cast(np.ndarray, blank)
+def _blank(data: Bytes, starts: Ints) -> Flags:
+    """Lines of white space only. Records rarely begin with white space: without one that does, one look a line."""
+    if not _WHITE[data[starts]].any():
+        return np.zeros(len(starts), np.bool_)
+    return cast(Flags, np.logical_and.reduceat(_WHITE[data], starts))
 
 
 def _table_rows(binding: Binding) -> Iterator[pa.Array]:
     """The rows of a CSV or Parquet file as JSON objects."""
-    is_csv = not binding.topic.lower().endswith((".parquet", ".pq"))
+    is_csv = not binding.topic.lower().endswith(_PARQUET)
     # Cell by cell, not column by column: one word among numbers must not make words of them all.
     reader, options = ("read_csv", ", all_varchar=true, header=true") if is_csv else ("read_parquet", "")
     with duckdb.connect() as connection:
+        connection.execute("set timezone = 'UTC'")  # what a timestamp without a zone is in
         source = f"{reader}(?{options})"
         columns = connection.execute(f"describe select * from {source}", [binding.topic]).fetchall()
         types = {name: "CSV" if is_csv else kind for name, kind, *_ in columns}
-        sql = f"select {_object(_tree(list(types), binding), types)}::varchar::blob as v from {source}"
+        sql = f"select {_object(_tree(list(types), binding), types)}::varchar as v from {source}"
         for batch in connection.sql(sql, params=[binding.topic]).to_arrow_reader(TABLE_ROWS):
             yield batch.column(0).cast(pa.binary())
 
@@ -201,14 +211,18 @@ def _tree(columns: Sequence[str], binding: Binding) -> Tree:
     mapped = {path.removeprefix("$.").split(".")[0].split("[")[0] for path in binding.fields.values()}
     for name in columns:
         head = name.split(".")[0]
-        if name == "features" or nested or head in _EVENT_COLUMNS or name in mapped:
-            path = name.split(".", 1) if head == "features" else name.split(".")
+        if name == "features" or nested or head in _EVENT_COLUMNS or head in mapped:
+            path = name.split(".", 1) if head in _KEYED else name.split(".")
         else:
             path = ["features", name]
         place = tree
         for part in path[:-1]:
             inner = place.setdefault(part, {})
-            place = inner if isinstance(inner, dict) else {}
+            if isinstance(inner, str):
+                raise InputError(f"{binding.topic}: column {name} does not go with column {inner}")
+            place = inner
+        if path[-1] in place:
+            raise InputError(f"{binding.topic}: column {name} does not go with columns below it or like it")
         place[path[-1]] = name
     return tree
 
@@ -241,7 +255,8 @@ def _csv_cell(column: str, *, is_object: bool) -> str:
     """SQL that reads one cell: what JSON would read as a number is one, all else is text (`01234` is no number)."""
     word = f"lower(trim({column}))"
     cases = [
-        f"when regexp_full_match({column}, '{_JSON_NUMBER}') then {column}::json",
+        f"when regexp_full_match(trim({column}), '{_JSON_NUMBER}') then trim({column})::json",
+        f"when regexp_full_match(trim({column}), '{_OTHER_NUMBER}') then to_json(try_cast({column} as double))",
         f"when {word} = 'nan' then null",
         f"when {word} in ('inf', '+inf', 'infinity', '+infinity') then 'Infinity'::json",
         f"when {word} in ('-inf', '-infinity') then '-Infinity'::json",
@@ -252,6 +267,8 @@ def _csv_cell(column: str, *, is_object: bool) -> str:
 
 
 _JSON_NUMBER = r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?"
+_OTHER_NUMBER = r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?"
+"""`.5`, `5.` and `+5`, as statistics packages write them."""
 _NAMES = ("inference_id", "model", "version", "outcome")
 """Columns of names: version 1.10 is not version 1.1."""
 
