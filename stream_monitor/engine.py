@@ -520,7 +520,8 @@ class Engine:
         standing = {
             i.id: i for v in self.versions.values() for line in v.lines.values() for i in line.book.open_incidents
         }
-        fresh = {i.id: i for i in standing.values() if self._written.get(i.id) != i} | {i.id: i for i in changed}
+        # What stands is never older than what was told of: its evidence may have grown since.
+        fresh = {i.id: i for i in changed} | {i.id: i for i in standing.values() if self._written.get(i.id) != i}
         self.store.put_incidents([incident_row(incident) for incident in fresh.values()])
         self._written = {i: standing[i] for i in standing}
 
