@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import struct
-import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar
@@ -18,15 +17,17 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import zstandard
 
 from stream_monitor.errors import StateError
 from stream_monitor.records import Flags, Floats, Ints
 
-FORMAT = 1
+FORMAT = 2
 _UNIT_BITS = 1126  # a float's 53-bit mantissa times 2^(exponent - 53): the smallest exponent is -1073
 _HALF_BITS = 26
 _LARGEST = 1e75  # fourth powers of errors must stay finite; a larger target is counted as unusable
 _PROBABILITY_FLOOR = 1e-15  # log loss of a certain and wrong prediction: 34.5 instead of infinity
+_FALSE = pa.scalar(False)
 DECISION = 0.5  # the threshold of a score where an event carries no predicted label
 SCORE_BINS_PER_OCTAVE = 128
 _SCORE_FLOOR = 2.0**-40
@@ -71,11 +72,11 @@ class ExactSum:
 
     def add(self, values: Floats) -> None:
         """Add finite values."""
-        self.units += _units(values)
+        self.units += _units(values, np.zeros(len(values), np.int64), 1)[0]
 
     def subtract(self, values: Floats) -> None:
         """Take values away that were added before."""
-        self.units -= _units(values)
+        self.units -= _units(values, np.zeros(len(values), np.int64), 1)[0]
 
     @property
     def value(self) -> float:
@@ -169,11 +170,14 @@ class OutcomeProfile:
             "positive_label": self.positive_label,
             "counts": [self.rows, self.unusable, self.probable],
             "pairs": sorted([*key, count] for key, count in self.pairs.items()),
-            "scores": sorted([*key, count] for key, count in self.scores.items()),
-            "targets": sorted(self.targets.items()),
+            "scores": len(self.scores),
             "sums": {name: f"{total.units:x}" for name, total in sorted(self.sums.items())},
         }
-        return struct.pack("<B", FORMAT) + zlib.compress(json.dumps(content, separators=(",", ":")).encode(), 1)
+        head = json.dumps(content, separators=(",", ":")).encode()
+        scores = _packed((key * 2 + side for side, key in self.scores), self.scores.values())
+        body = struct.pack("<I", len(head)) + head + scores + _packed(self.targets, self.targets.values())
+        compressor = zstandard.ZstdCompressor(level=1, write_checksum=True)
+        return struct.pack("<B", FORMAT) + compressor.compress(body)
 
     @classmethod
     def from_bytes(cls, state: bytes) -> OutcomeProfile:
@@ -181,8 +185,12 @@ class OutcomeProfile:
         if state[:1] != struct.pack("<B", FORMAT):
             raise StateError(f"an outcome profile of a format other than {FORMAT}")
         try:
-            content = json.loads(zlib.decompress(state[1:]))
+            body = zstandard.ZstdDecompressor().decompress(state[1:])
+            head = 4 + struct.unpack("<I", body[:4])[0]
+            content = json.loads(body[4:head])
             rows, unusable, probable = content["counts"]
+            table = np.frombuffer(body, "<i8", offset=head).reshape(-1, 2)
+            scores, targets = table[: content["scores"]].tolist(), table[content["scores"] :].tolist()
             return cls(
                 Task(content["task"]),
                 content["positive_label"],
@@ -190,77 +198,122 @@ class OutcomeProfile:
                 unusable,
                 probable,
                 Counter({(truth, predicted): count for truth, predicted, count in content["pairs"]}),
-                Counter({(truth, score): count for truth, score, count in content["scores"]}),
-                Counter(dict(content["targets"])),
+                Counter({(code & 1, code >> 1): count for code, count in scores}),
+                Counter(dict(targets)),
                 {name: ExactSum(int(units, 16)) for name, units in content["sums"].items()},
             )
-        except (zlib.error, ValueError, KeyError, TypeError) as error:
+        except (zstandard.ZstdError, struct.error, ValueError, KeyError, TypeError) as error:
             raise StateError(f"an outcome profile cannot be read: {error}") from error
 
     def _fold(self, joined: Joined, sign: int) -> None:
-        if self.task is Task.REGRESSION:
-            usable = self._fold_numbers(joined, sign)
-        elif self.task is Task.BINARY:
-            usable = self._fold_binary(joined, sign)
-        else:
-            usable = self._fold_classes(joined, sign)
-        self.rows += sign * usable
-        self.unusable += sign * (len(joined) - usable)
+        shares(joined, self.task, positive_label=self.positive_label).fold([self], None, sign)
 
-    def _fold_numbers(self, joined: Joined, sign: int) -> int:
-        usable = _is_moderate(joined.truth_number) & _is_moderate(joined.value)
-        target = joined.truth_number[usable]
-        error = joined.value[usable] - target
-        squared = error * error
-        absolute = np.abs(error)
-        parts = (target, _square(target), error, absolute, squared, squared * absolute, squared * squared)
-        self._fold_sums(dict(zip(REGRESSION_SUMS, parts, strict=True)), sign)
-        _count(self.targets, value_bin(target), sign)
-        return len(target)
 
-    def _fold_binary(self, joined: Joined, sign: int) -> int:
-        truth = _equals(joined.truth_label, self.positive_label)
-        has_label = np.asarray(pc.is_valid(joined.label))
-        has_score = (joined.score >= 0) & (joined.score <= 1)
-        positive = np.where(has_label, _equals(joined.label, self.positive_label), joined.score >= DECISION)
-        usable = np.asarray(pc.is_valid(joined.truth_label)) & (has_label | has_score)
-        for key, count in _tally(truth[usable] * 2 + positive[usable]):
-            _bump(self.pairs, (str(key // 2), str(key % 2)), sign * count)
-        scored = usable & has_score
-        self._fold_scores(truth[scored], joined.score[scored], sign)
-        return int(usable.sum())
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """What each of n joined rows adds to a profile, worked out once however many profiles it enters.
 
-    def _fold_scores(self, truth: Flags, score: Floats, sign: int) -> None:
-        loss = -np.log(np.maximum(np.where(truth, score, 1 - score), _PROBABILITY_FLOOR))
-        brier = (score - truth) ** 2
-        self._fold_sums(
-            {"log_loss": loss, "log_loss_squared": loss**2, "brier": brier, "brier_squared": brier**2}, sign
-        )
-        for side in (0, 1):
-            keys: Counter[int] = Counter()
-            _count(keys, score_bin(score[truth == side]), 1)
-            for key, count in keys.items():
-                _bump(self.scores, (side, key), sign * count)
-        self.probable += sign * len(score)
+    `pair`, `score` and `target`: (row, code) of the rows that have one. `pairs`: what a pair's code stands for.
+    `sums`: (row, value) of each sum; a row may stand there twice.
+    """
 
-    def _fold_classes(self, joined: Joined, sign: int) -> int:
-        usable = np.asarray(pc.is_valid(joined.truth_label)) & np.asarray(pc.is_valid(joined.label))
-        truth, predicted = _encoded(joined.truth_label), _encoded(joined.label)
-        width = len(predicted.dictionary) + 1
-        pair = _indices(truth)[usable] * width + _indices(predicted)[usable]
-        truths, predictions = truth.dictionary.to_pylist(), predicted.dictionary.to_pylist()
-        for key, count in _tally(pair):
-            _bump(self.pairs, (truths[key // width], predictions[key % width]), sign * count)
-        probability = joined.truth_probability
-        probable = usable & (probability >= 0) & (probability <= 1)
-        loss = -np.log(np.maximum(probability[probable], _PROBABILITY_FLOOR))
-        self._fold_sums({"log_loss": loss, "log_loss_squared": loss**2}, sign)
-        self.probable += sign * len(loss)
-        return int(usable.sum())
+    usable: Flags
+    pairs: Sequence[tuple[str, str]]
+    pair: tuple[Ints, Ints]
+    score: tuple[Ints, Ints]  # code: bin * 2 + truth
+    target: tuple[Ints, Ints]  # code: bin
+    probable: Ints  # rows
+    sums: Mapping[str, tuple[Ints, Floats]]
 
-    def _fold_sums(self, parts: Mapping[str, Floats], sign: int) -> None:
-        for name, values in parts.items():
-            (self.sums[name].add if sign > 0 else self.sums[name].subtract)(values)
+    def fold(self, profiles: Sequence[OutcomeProfile], place: Ints | None, sign: int) -> None:
+        """Add (sign 1) or remove (-1) every row in the profile its `place` (n,) says; None: all in the one there is."""
+        where = np.zeros(len(self.usable), np.int64) if place is None else place
+        many = len(profiles)
+        all_rows = np.bincount(where, minlength=many).tolist()
+        usable = np.bincount(where[self.usable], minlength=many).tolist()
+        probable = np.bincount(where[self.probable], minlength=many).tolist()
+        for profile, n, fine, likely in zip(profiles, all_rows, usable, probable, strict=True):
+            profile.rows += sign * fine
+            profile.unusable += sign * (n - fine)
+            profile.probable += sign * likely
+        for at, code, count in _tally(where[self.pair[0]], self.pair[1]):
+            _bump(profiles[at].pairs, self.pairs[code], sign * count)
+        for at, code, count in _tally(where[self.score[0]], self.score[1]):
+            _bump(profiles[at].scores, (code & 1, code >> 1), sign * count)
+        for at, code, count in _tally(where[self.target[0]], self.target[1]):
+            _bump(profiles[at].targets, code, sign * count)
+        for name, (row, values) in self.sums.items():
+            for at, units in enumerate(_units(values, where[row], many)):
+                profiles[at].sums[name].units += sign * units
+
+
+def shares(joined: Joined, task: Task, *, positive_label: str | None) -> Shares:
+    """What each row adds to the profiles of its task."""
+    if task is Task.REGRESSION:
+        return _numeric_shares(joined)
+    return _binary_shares(joined, positive_label) if task is Task.BINARY else _class_shares(joined)
+
+
+_NONE = np.zeros(0, np.int64)
+
+
+def _numeric_shares(joined: Joined) -> Shares:
+    usable = _is_moderate(joined.truth_number) & _is_moderate(joined.value)
+    row = np.flatnonzero(usable)
+    target = joined.truth_number[row]
+    error = joined.value[row] - target
+    squared = error * error
+    absolute = np.abs(error)
+    parts = (target, _square(target), error, absolute, squared, squared * absolute, squared * squared)
+    sums = {
+        name: (np.tile(row, 2) if name == "target_squared" else row, part)
+        for name, part in zip(REGRESSION_SUMS, parts, strict=True)
+    }
+    return Shares(usable, (), (_NONE, _NONE), (_NONE, _NONE), (row, value_bin(target)), _NONE, sums)
+
+
+def _binary_shares(joined: Joined, positive_label: str | None) -> Shares:
+    truth = _equals(joined.truth_label, positive_label)
+    has_label = np.asarray(pc.is_valid(joined.label))
+    has_score = (joined.score >= 0) & (joined.score <= 1)
+    positive = np.where(has_label, _equals(joined.label, positive_label), joined.score >= DECISION)
+    usable = np.asarray(pc.is_valid(joined.truth_label)) & (has_label | has_score)
+    row, scored = np.flatnonzero(usable), np.flatnonzero(usable & has_score)
+    true, score = truth[scored], joined.score[scored]
+    loss = -np.log(np.maximum(np.where(true, score, 1 - score), _PROBABILITY_FLOOR))
+    brier = (score - true) ** 2
+    return Shares(
+        usable,
+        (("0", "0"), ("0", "1"), ("1", "0"), ("1", "1")),
+        (row, truth[row] * np.int64(2) + positive[row]),
+        (scored, score_bin(score) * 2 + true),
+        (_NONE, _NONE),
+        scored,
+        {
+            "log_loss": (scored, loss),
+            "log_loss_squared": (scored, loss**2),
+            "brier": (scored, brier),
+            "brier_squared": (scored, brier**2),
+        },
+    )
+
+
+def _class_shares(joined: Joined) -> Shares:
+    usable = np.asarray(pc.is_valid(joined.truth_label)) & np.asarray(pc.is_valid(joined.label))
+    truth, predicted = _encoded(joined.truth_label), _encoded(joined.label)
+    truths, predictions = truth.dictionary.to_pylist(), predicted.dictionary.to_pylist()
+    row = np.flatnonzero(usable)
+    seen, pair = np.unique(
+        _indices(truth)[row] * (len(predictions) + 1) + _indices(predicted)[row], return_inverse=True
+    )
+    names = [
+        (truths[key // (len(predictions) + 1)], predictions[key % (len(predictions) + 1)]) for key in seen.tolist()
+    ]
+    probability = joined.truth_probability
+    probable = np.flatnonzero(usable & (probability >= 0) & (probability <= 1))
+    loss = -np.log(np.maximum(probability[probable], _PROBABILITY_FLOOR))
+    sums = {"log_loss": (probable, loss), "log_loss_squared": (probable, loss**2)}
+    return Shares(usable, names, (row, pair), (_NONE, _NONE), (_NONE, _NONE), probable, sums)
 
 
 def errors(joined: Joined, task: Task, *, positive_label: str | None = None) -> Floats:
@@ -332,23 +385,30 @@ def _split(values: Floats) -> tuple[Floats, Floats]:
     return high, values - high
 
 
-def _units(values: Floats) -> int:
+def _units(values: Floats, place: Ints, many: int) -> list[int]:
+    """The exact sum of the values of each of `many` places."""
+    totals = [0] * many
     if len(values) == 0:
-        return 0
+        return totals
     mantissa, exponent = np.frexp(values)
     whole = np.ldexp(mantissa, 53).astype(np.int64)
     high, low = whole >> _HALF_BITS, whole & ((1 << _HALF_BITS) - 1)
     smallest = int(exponent.min())
-    step = exponent - smallest
-    total = 0
+    width = int(exponent.max()) - smallest + 1
+    cells, step = place * width + (exponent - smallest), None
+    if many * width > 4 * len(values) + 4096:
+        step, cells = np.unique(cells, return_inverse=True)
     # Each half has at most 27 bits, so a batch of 2^26 rows still sums exactly in a float's 53.
     for start in range(0, len(values), 1 << 25):
         rows = slice(start, start + (1 << 25))
-        highs = np.bincount(step[rows], weights=high[rows])
-        lows = np.bincount(step[rows], weights=low[rows])
-        for k in np.flatnonzero((highs != 0) | (lows != 0)).tolist():
-            total += ((int(highs[k]) << _HALF_BITS) + int(lows[k])) << (k + smallest - 53 + _UNIT_BITS)
-    return total
+        highs = np.bincount(cells[rows], weights=high[rows])
+        lows = np.bincount(cells[rows], weights=low[rows])
+        held = np.flatnonzero((highs != 0) | (lows != 0))
+        which = held if step is None else step[held]
+        for cell, one, other in zip(which.tolist(), highs[held].tolist(), lows[held].tolist(), strict=True):
+            shift = cell % width + smallest - 53 + _UNIT_BITS
+            totals[cell // width] += ((int(one) << _HALF_BITS) + int(other)) << shift
+    return totals
 
 
 def _is_moderate(values: Floats) -> Flags:
@@ -358,7 +418,9 @@ def _is_moderate(values: Floats) -> Flags:
 def _equals(labels: pa.Array, label: str | None) -> Flags:
     if label is None:
         return np.zeros(len(labels), dtype=np.bool_)
-    return np.asarray(pc.fill_null(pc.equal(labels, label), False), dtype=np.bool_)
+    # Arrow looks for a package that may be missing each time it is given a bare Python value.
+    equal = pc.equal(labels, pa.array([label], pa.string())[0])
+    return np.asarray(pc.fill_null(equal, _FALSE), dtype=np.bool_)
 
 
 def _encoded(labels: pa.Array) -> pa.DictionaryArray:
@@ -370,14 +432,20 @@ def _indices(encoded: pa.DictionaryArray) -> Ints:
     return np.asarray(pc.fill_null(encoded.indices, 0), dtype=np.int64)
 
 
-def _tally(keys: Ints) -> list[tuple[int, int]]:
-    distinct, count = np.unique(keys, return_counts=True)
-    return list(zip(distinct.tolist(), count.tolist(), strict=True))
+def _tally(place: Ints, code: Ints) -> list[tuple[int, int, int]]:
+    """(place, code, rows) of each pair that occurs."""
+    if not len(code):
+        return []
+    low = int(code.min())
+    width = int(code.max()) - low + 1
+    distinct, count = np.unique(place * width + (code - low), return_counts=True)
+    return list(zip((distinct // width).tolist(), (distinct % width + low).tolist(), count.tolist(), strict=True))
 
 
-def _count(counter: Counter[int], keys: Ints, sign: int) -> None:
-    for key, count in _tally(keys):
-        _bump(counter, key, sign * count)
+def _packed(keys: Iterable[int], counts: Iterable[int]) -> bytes:
+    """Keys with their counts in the order of the keys."""
+    table = np.stack([np.fromiter(keys, np.int64), np.fromiter(counts, np.int64)], axis=1)
+    return bytes(table[np.argsort(table[:, 0])].astype("<i8").tobytes())
 
 
 def _bump(counter: Counter[K], key: K, count: int) -> None:
