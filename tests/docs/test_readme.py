@@ -376,3 +376,10 @@ def test_pages_name_no_machine(page: str) -> None:
     assert not re.search(r"(?<![\w.:/])/(?:home|root|work|tmp|usr|var|etc)/", page)
     prose = [line for line in re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL).splitlines() if line]
     assert all(len(line) <= 120 for line in prose if not line.startswith("|"))
+
+
+def test_benchmarks_that_are_named_exist() -> None:
+    """Each script of the sizing table is there and knows the options it is shown with."""
+    for name, options in re.findall(r"`python (tests/benchmarks/\w+\.py)([^`]*)`", section("Sizing")):
+        source = (ROOT / name).read_text(encoding="utf-8")
+        assert all(f'"{option}"' in source for option in re.findall(r"--[a-z-]+", options)), name
