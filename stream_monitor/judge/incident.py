@@ -36,7 +36,8 @@ LARGE_EFFECT = 0.5  # Cohen's "medium": half a standard deviation, or a share of
 MANY_SHARE = 0.3
 MANY_COUNT = 3
 _METRIC, _LATENCY, _FEATURE = "metric", "latency", "feature"
-_RATIOS = frozenset({"missing_ratio", "wrong_type_ratio", "infinite_ratio", "unseen_ratio", "out_of_range_ratio"})
+# Values out of range and unseen categories are how a drift shows at the edges: they are told with it, not beside it.
+_RATIOS = frozenset({"missing_ratio", "wrong_type_ratio", "infinite_ratio"})
 _QUALITY = frozenset({IncidentKind.DATA_QUALITY, IncidentKind.BROKEN_INPUT})
 _LABELLED = frozenset({str(IncidentKind.CONCEPT_DRIFT), str(IncidentKind.PERFORMANCE)})
 _DETECTORS = frozenset({"adwin", "page_hinkley", "kswin"})
