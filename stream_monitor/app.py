@@ -160,6 +160,12 @@ class Monitor:
         self._commands.put((command, answer))
         return answer
 
+    def rest(self) -> None:
+        """Nothing will come any more: do what is asked, and commit it."""
+        if not self._commands.empty():
+            self._obey()
+            self.checkpoint()
+
     def _obey(self) -> None:
         while not self._commands.empty():
             command, answer = self._commands.get_nowait()

@@ -277,7 +277,8 @@ def _summary_table(summary: dict[str, Any], out: Path) -> list[Any]:
         for fate, count in summary[stream].items():
             table.add_row(stream.replace("_", " "), fate.replace("_", " "), f"{count:,}")
     speed = f"{summary['events_per_second']:,.0f} events/s" if summary["events_per_second"] else ""
-    return [table, f"{summary['incidents']} incidents; {summary['elapsed_seconds']:.1f} s {speed}; results in {out}"]
+    incidents = f"{summary['incidents']} incident{'s' * (summary['incidents'] != 1)}"
+    return [table, f"{incidents}; {summary['elapsed_seconds']:.1f} s {speed}; results in {out}"]
 
 
 def _rows_table(rows: list[dict[str, Any]]) -> list[Any]:

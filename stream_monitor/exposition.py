@@ -41,7 +41,6 @@ class Service:
     checkpoint_unix_seconds: float | None = None
     checkpoints: Distribution | None = None
     dead_letters: int = 0
-    notifications: tuple[tuple[str, str, int], ...] = ()  # target, outcome, count
 
 
 def snapshot(engine: Engine, service: Service) -> Snapshot:
@@ -57,6 +56,8 @@ def snapshot(engine: Engine, service: Service) -> Snapshot:
             if line.baseline is not None and line.is_whole:
                 _features(line, samples)
                 _bins(line, samples)
+            if line.baseline is not None and not line.is_whole:
+                _segment_scores(line, samples)
             _performance(engine, line, samples)
     histograms = {"label_delay_seconds": _delays(engine)}
     if service.checkpoints is not None:
@@ -81,7 +82,6 @@ def _service(engine: Engine, service: Service, samples: Samples) -> None:
     samples["rows_parked"] = [((), engine.flow.parked_rows())]
     samples["join_backlog_labels"] = [((), engine.truth.pending_labels())]
     samples["dead_letters_total"] = [((), service.dead_letters)]
-    samples["notifications_total"] = [((target, outcome), n) for target, outcome, n in service.notifications]
     samples["reject_storm"] = [((str(s),), float(storm.raging)) for s, storm in engine.storms.items()]
 
 
@@ -113,6 +113,9 @@ def _counters(engine: Engine, samples: Samples) -> None:
         elif name == "detector_changes":
             key = (labels["model"], labels["version"], labels["feature"], labels["detector"])
             samples["detector_changes_total"].append((key, count))
+        elif name == "segment_events":
+            key = (labels["model"], labels["version"], labels["segment"])
+            samples["segment_events_total"].append((key, count))
         elif name == "incidents_opened":
             key = (labels["model"], labels["version"], labels["kind"], labels["severity"])
             samples["incidents_opened_total"].append((key, count))
@@ -167,6 +170,16 @@ def _features(line: Line, samples: Samples) -> None:
 
 def _published(scores: list[Score]) -> Iterator[Score]:
     return (score for score in scores if score.statistic == PUBLISHED_STATISTIC)
+
+
+def _segment_scores(line: Line, samples: Samples) -> None:
+    """The last window of the shortest length: segments have no trailing windows, there are too many of them."""
+    seconds = min(line.engine.config.windows)
+    for score in _published(line.latest.get(seconds, [])):
+        labels = (line.key.model, line.key.version, _segment(line), score.subject, score.statistic,
+                  duration_text(seconds), score.reference)  # fmt: skip
+        samples["segment_feature_drift_score"].append((labels, score.value))
+        samples["segment_feature_drift_threshold"].append((labels, score.threshold))
 
 
 def _missing(line: Line, profile: Profile, window: str, samples: Samples) -> None:

@@ -164,7 +164,7 @@ def baselines(engine: Engine) -> list[dict[str, Any]]:
             "model": version.key.model,
             "version": version.key.version,
             "rows": version.baseline.profile.rows,
-            "features": len(version.baseline.schema),
+            "features": sum(s.key.kind == "feature" for s in version.baseline.schema.subjects),
             "provisional": version.baseline.provisional,
             "created_at": time_text(version.baseline.created_us),
             "source": version.baseline.source,

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 PUBLISH_SHARE = 0.1
 """The most of the loop's time that building and rendering the metrics may take."""
 
+IDLE_SECONDS = 0.2
+
 FLUSH_SECONDS = 5.0
 """How long a commit waits for dead letters to be acknowledged; then it is a problem of the broker's, and logged."""
 
@@ -78,7 +80,8 @@ class Service:
         try:
             self.monitor.run(stop)
             self._publish()
-            stop.wait()
+            while not stop.wait(IDLE_SECONDS):  # files are read to their end: people may still ask and promote
+                self.monitor.rest()
         finally:
             self.close()
 

@@ -584,6 +584,8 @@ class Version:
         changed = self.whole().absorb(block, coded, until_us=until_us)
         for segment, row in self._segment_rows(block).items():
             part = Coded(coded.code[row], coded.number[row])
+            name = ",".join(f"{key}={value}" for key, value in segment)
+            self.engine.count("segment_events", len(row), model=self.key.model, version=self.key.version, segment=name)
             changed += self._line(segment).absorb(block.take(row), part, until_us=until_us)
         return changed
 

@@ -66,7 +66,8 @@ def read_predictions(
     """Predictions of records with the fields `prediction` and its parts; `key` indexes `options`."""
     whole = fields["prediction"]
     first = bytes_at(whole, 0)
-    boxed = first == OPEN_OBJECT
+    # A mapping may give the label alone, without an object around it.
+    boxed = (first == OPEN_OBJECT) | ~is_null(fields["prediction.label"])
     label_json = _scalars(_choose(boxed, fields["prediction.label"], keep_if(whole, ~boxed)))
     probabilities = fields["prediction.probabilities"]
     probabilities = keep_if(probabilities, bytes_at(probabilities, 0) == OPEN_OBJECT)

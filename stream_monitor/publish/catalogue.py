@@ -87,9 +87,7 @@ _SERVICE = (
     _gauge("join_backlog_labels", "Labels in hand that have not been joined yet."),
     _counter("rejected_total", "Refused records by the reason.", ("stream", "reason")),
     _gauge("reject_storm", "1 while more than half of a stream's records are refused.", ("stream",)),
-    _counter("source_errors_total", "Failed polls and commits of the source that were tried again.", ("stream",)),
     _counter("dead_letters_total", "Refused records written to the dead-letter topic."),
-    _counter("notifications_total", "Incident messages by where they went and how that ended.", ("target", "outcome")),
     _gauge("series", "Series in this exposition, this one included."),
     _counter("series_dropped_total", "Series left out for limits.series, counted in every snapshot."),
 )  # fmt: skip
