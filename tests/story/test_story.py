@@ -17,10 +17,10 @@ TIMELINE: list[Told] = [
     ("credit", "", "data_drift", "warning", "02:00:00.000", "02:07:18.367", "03:30:00.000", ("income",)),
     ("credit", "eu", "data_drift", "warning", "02:00:00.000", "02:15:00.000", "03:30:00.000", ("income",)),
     ("credit", "us", "data_drift", "warning", "02:00:20.000", "03:00:00.000", "05:00:00.000", ("income",)),
-    ("credit", "", "broken_input", "critical", "02:00:00.000", "03:00:00.000", None, ("channel", "income")),
     ("credit", "", "concept_drift", "critical", "03:00:00.000", "03:15:00.000", None, ("error_rate",)),
     ("credit", "eu", "broken_input", "critical", "04:00:00.000", "04:15:00.000", None, ("channel",)),
     ("credit", "us", "broken_input", "critical", "04:00:00.000", "04:15:00.000", None, ("channel",)),
+    ("credit", "", "broken_input", "critical", "04:00:00.000", "04:15:00.000", None, ("channel",)),
 ]  # fmt: skip
 """(model, market, kind, severity, onset, opened, closed, subjects), times of the story's day."""
 
