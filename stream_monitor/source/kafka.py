@@ -357,7 +357,8 @@ class PythonClient:
         quieten()
         self._config = config
         self._look_seconds = look_seconds
-        self._positions: dict[TopicPartition, int] = {}
+        self._positions: dict[TopicPartition, int] = {}  # where each was begun, or held back
+        self._paused: frozenset[TopicPartition] = frozenset()
         self._consumer: Any = None  # made by `connect`, since making one connects
 
     def connect(self, timeout_seconds: float) -> None:
@@ -410,15 +411,27 @@ class PythonClient:
     def read(self, positions: Mapping[Place, int]) -> None:
         given = {TopicPartition(*p): at for p, at in positions.items()}
         self._positions |= given
-        self._consumer.assign(list(self._positions))
-        for partition, at in given.items():
-            self._consumer.seek(partition, at)
+        self._assign(given)
 
     def pause(self, places: frozenset[Place]) -> None:
-        wanted = {TopicPartition(*p) for p in places}
-        paused = self._consumer.paused()
-        self._consumer.resume(*(paused - wanted))
-        self._consumer.pause(*(wanted - paused))
+        """Held back is not assigned: the library's own pause keeps fetched records and may never let go of them."""
+        paused = frozenset(TopicPartition(*p) for p in places)
+        if paused != self._paused:
+            self._positions |= {tp: self._position(tp) for tp in paused - self._paused}
+            resumed, self._paused = self._paused - paused, paused
+            self._assign(resumed)
+
+    def _assign(self, begun: Iterable[TopicPartition]) -> None:
+        """Read all but what is paused; those just begun on from their positions, the others as they go."""
+        self._consumer.assign([tp for tp in self._positions if tp not in self._paused])
+        for partition in begun:
+            if partition not in self._paused:
+                self._consumer.seek(partition, self._positions[partition])
+
+    def _position(self, partition: TopicPartition) -> int:
+        """The offset to fetch next."""
+        known = None if partition in self._paused else self._consumer.position(partition, timeout_ms=0)
+        return self._positions[partition] if known is None else int(known)
 
     def poll(self, max_records: int, timeout_seconds: float) -> list[Fetched]:
         try:
@@ -437,11 +450,12 @@ class PythonClient:
         return [_fetched(Place(*tp), records) for tp, records in found.items() if records]
 
     def end(self, place: Place) -> int | None:
-        found: int | None = self._consumer.highwater(TopicPartition(*place))
+        partition = TopicPartition(*place)
+        found: int | None = None if partition in self._paused else self._consumer.highwater(partition)
         return found
 
     def reached(self, place: Place) -> int:
-        return int(self._consumer.position(TopicPartition(*place), timeout_ms=0) or 0)
+        return self._position(TopicPartition(*place))
 
     def commit(self, positions: Mapping[Place, int]) -> None:
         offsets = {TopicPartition(*p): OffsetAndMetadata(at, "", -1) for p, at in positions.items()}
