@@ -114,8 +114,8 @@ def _counters(engine: Engine, samples: Samples) -> None:
             key = (labels["model"], labels["version"], labels["feature"], labels["detector"])
             samples["detector_changes_total"].append((key, count))
         elif name == "segment_events":
-            key = (labels["model"], labels["version"], labels["segment"])
-            samples["segment_events_total"].append((key, count))
+            of_segment = (labels["model"], labels["version"], labels["segment"])
+            samples["segment_events_total"].append((of_segment, count))
         elif name == "incidents_opened":
             key = (labels["model"], labels["version"], labels["kind"], labels["severity"])
             samples["incidents_opened_total"].append((key, count))

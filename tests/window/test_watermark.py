@@ -100,13 +100,13 @@ def test_the_vectorised_clock_equals_the_rules_read_aloud(rows: list[tuple[int, 
     now = 10_000 * HOUR
     time = [now + t * HOUR for t, _ in rows]
     record = [now if known else NO_TIME for _, known in rows]
-    highest, suspects, expected = NO_TIME, [], []
+    highest = NO_TIME
+    suspects: list[int] = []
+    expected: list[int] = []
     for t, r in zip(time, record, strict=True):
         expected.append(highest)
-        if r != NO_TIME:
-            suspect = t - r > AHEAD_OF_RECORD_US
-        else:
-            suspect = highest != NO_TIME and t - highest > AHEAD_OF_PARTITION_US
+        leaps = highest != NO_TIME and t - highest > AHEAD_OF_PARTITION_US
+        suspect = t - r > AHEAD_OF_RECORD_US if r != NO_TIME else leaps
         if not suspect:
             highest = max(highest, t)
             continue
@@ -125,11 +125,14 @@ def state(highest: int | None, *, at_end_since: float | None = None, finished: b
 def test_the_watermark_is_the_slowest_live_partition() -> None:
     """Idle and finished partitions hold nobody back; a silent live one holds everybody."""
     live, idle, silent = state(100), state(10, at_end_since=0.0), state(None)
-    asked = {"lateness_us": 5, "now_seconds": 60.0, "idle_seconds": 30.0}
-    assert watermark([live, idle], **asked) == 95
-    assert watermark([live, state(10, at_end_since=50.0)], **asked) == 5
-    assert watermark([live, silent], **asked) is None
-    assert watermark([idle, state(40, finished=True)], **asked) == 35
+
+    def asked(*states: PartitionState) -> int | None:
+        return watermark(states, lateness_us=5, now_seconds=60.0, idle_seconds=30.0)
+
+    assert asked(live, idle) == 95
+    assert asked(live, state(10, at_end_since=50.0)) == 5
+    assert asked(live, silent) is None
+    assert asked(idle, state(40, finished=True)) == 35
 
 
 def test_a_slow_fetch_is_never_idleness() -> None:
