@@ -24,6 +24,9 @@ from stream_monitor.summarize.outcome import OutcomeProfile
 from stream_monitor.summarize.profile import means
 from stream_monitor.summarize.protocol import MISSING, UNSEEN, WRONG_TYPE
 
+Reader = duckdb.DuckDBPyConnection
+"""A connection for another thread, to read what is committed."""
+
 LABEL_FATES = ("matched", "duplicate", "corrected", "orphan_waiting", "orphan_expired")
 
 
@@ -303,7 +306,7 @@ class _Where:
         return " and ".join(self.clauses)
 
 
-def query_scores(reader: duckdb.DuckDBPyConnection, names: Names, filters: Filters) -> list[dict[str, Any]]:
+def query_scores(reader: Reader, names: Names, filters: Filters) -> list[dict[str, Any]]:
     """Score rows, the newest first."""
     wanted = [
         n
@@ -331,7 +334,7 @@ def query_scores(reader: duckdb.DuckDBPyConnection, names: Names, filters: Filte
     return [_score_json(names, row) for row in rows]
 
 
-def query_incidents(reader: duckdb.DuckDBPyConnection, filters: Filters) -> list[dict[str, Any]]:
+def query_incidents(reader: Reader, filters: Filters) -> list[dict[str, Any]]:
     """Incidents, the newest first."""
     where = _Where()
     where.add("model = ?", filters.model)

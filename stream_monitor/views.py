@@ -11,8 +11,6 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import duckdb
-
 from stream_monitor import history
 from stream_monitor.app import Monitor
 from stream_monitor.config import duration_text
@@ -174,7 +172,7 @@ class LiveView:
             raise StateError("the service is busy; the promotion is queued") from None
         return done
 
-    def _reading(self) -> closing[duckdb.DuckDBPyConnection]:
+    def _reading(self) -> closing[history.Reader]:
         with self._lock:
             return closing(self._reader.cursor())
 
