@@ -116,8 +116,9 @@ class Outcomes:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._waiting: list[pa.Table] = []
+        self._waiting_changed = False
         self._arrivals: dict[tuple[int, int], _Arrivals] = {}
-        self._cohorts: dict[CohortKey, OutcomeProfile] = {}
+        self._cohorts: dict[CohortKey, OutcomeProfile | None] = {}  # None: looked for, and not there
         self._made: dict[tuple[int, int, int], int] = {}  # (line, window seconds, start) -> predictions
         self._dirty_cohorts: set[CohortKey] = set()
         self._dirty_made: set[tuple[int, int, int]] = set()
@@ -142,23 +143,28 @@ class Outcomes:
 
     def note_predictions(self, version: int, segment: Ints, time_us: Ints) -> None:
         """Count predictions by line and window: what coverage is a share of."""
+        came: dict[tuple[int, int, int], int] = {}
         for line, row in self._lines(version, segment):
             for seconds in self.engine.config.windows:
                 span = seconds * MICROSECONDS
                 starts, counts = np.unique(time_us[row] // span * span, return_counts=True)
-                for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
-                    key = (line.number, seconds, start)
-                    self._made[key] = self.made(*key) + count
-                    self._dirty_made.add(key)
+                came |= {(line.number, seconds, s): n for s, n in zip(starts.tolist(), counts.tolist(), strict=True)}
+        self._fetch_made(came)
+        for key, count in came.items():
+            self._made[key] += count
+        self._dirty_made.update(came)
+
+    def _fetch_made(self, keys: Iterable[tuple[int, int, int]]) -> None:
+        """Have the counts of these windows at hand."""
+        missing = {"/".join(map(str, key)): key for key in keys if key not in self._made}
+        found = self.engine.store.some_states("made", list(missing))
+        self._made |= {key: int.from_bytes(found.get(text, b""), "big") for text, key in missing.items()}
 
     def made(self, line: int, seconds: int, start_us: int) -> int:
         """Predictions made in a window."""
-        held = self._made.get((line, seconds, start_us))
-        if held is None:
-            body = self.engine.store.state("made", f"{line}/{seconds}/{start_us}")
-            held = 0 if body is None else int.from_bytes(body, "big")
-            self._made[(line, seconds, start_us)] = held
-        return held
+        key = (line, seconds, start_us)
+        self._fetch_made([key])
+        return self._made[key]
 
     def _lines(self, version: int, segment: Ints) -> Iterable[tuple[Line, Ints]]:
         """The lines of a version that rows belong to, by the number of their segment, with the rows."""
@@ -189,6 +195,7 @@ class Outcomes:
                 joined = np.maximum(rows["joined_us"].to_numpy(), floor)
                 rows = rows.set_column(rows.schema.get_field_index("joined_us"), "joined_us", pa.array(joined))
             self._waiting.append(rows.cast(MET_SCHEMA))
+            self._waiting_changed = True
 
     def _revise(self, revised: pa.Table) -> None:
         """Correct what still waits by labels that had come when it was joined; few, so row by row."""
@@ -214,20 +221,24 @@ class Outcomes:
                 span = seconds * MICROSECONDS
                 starts, place = np.unique(time_us[row] // span * span, return_inverse=True)
                 keys = [(line.number, outcome, seconds, start) for start in starts.tolist()]
-                profiles = [self.cohort(key) or OutcomeProfile(task, positive) for key in keys]
+                self._fetch_cohorts(keys)
+                profiles = [self._cohorts[key] or OutcomeProfile(task, positive) for key in keys]
                 mine.fold(profiles, place, sign)
                 self._cohorts.update(zip(keys, profiles, strict=True))
                 self._dirty_cohorts.update(keys)
 
     def cohort(self, key: CohortKey) -> OutcomeProfile | None:
         """The profile of a cohort, None where no truth has come for it."""
-        held = self._cohorts.get(key)
-        if held is None:
-            body = self.engine.store.state("cohort", "/".join(map(str, key)))
-            held = None if body is None else OutcomeProfile.from_bytes(body)
-            if held is not None:
-                self._cohorts[key] = held
-        return held
+        self._fetch_cohorts([key])
+        return self._cohorts[key]
+
+    def _fetch_cohorts(self, keys: Iterable[CohortKey]) -> None:
+        """Have these cohorts at hand."""
+        missing = {"/".join(map(str, key)): key for key in keys if key not in self._cohorts}
+        found = self.engine.store.some_states("cohort", list(missing))
+        self._cohorts |= {
+            key: OutcomeProfile.from_bytes(found[text]) if text in found else None for text, key in missing.items()
+        }
 
     def _task(self, version: int, outcome: int, rows: pa.Table) -> tuple[Task, str | None]:
         """What kind of outcome it is: as configured, else as its first rows show; settled once."""
@@ -268,9 +279,10 @@ class Outcomes:
     def seal(self, until_us: int) -> list[Incident]:
         """Fold what arrived before a time, in order, and judge the windows that end by it."""
         changed: dict[str, Incident] = {}
-        rows = pa.concat_tables(self._waiting) if self._waiting else MET_SCHEMA.empty_table()
+        rows = _together(self._waiting)
         ready = rows["joined_us"].to_numpy() < until_us
         self._waiting = [rows.filter(pa.array(~ready))]
+        self._waiting_changed |= bool(ready.any())
         ordered = rows.filter(pa.array(ready)).sort_by(
             [("joined_us", "ascending"), ("id_hi", "ascending"), ("id_lo", "ascending"), ("version", "ascending")]
         )
@@ -498,10 +510,11 @@ class Outcomes:
     def save(self) -> None:
         """Write what changed since the last checkpoint."""
         store = self.engine.store
-        store.put_states("truth", {"joined": to_ipc(_together(self._waiting))})
-        store.put_states(
-            "cohort", {"/".join(map(str, key)): self._cohorts[key].to_bytes() for key in sorted(self._dirty_cohorts)}
-        )
+        if self._waiting_changed:
+            store.put_states("truth", {"joined": to_ipc(_together(self._waiting))})
+            self._waiting_changed = False
+        dirty = {key: self._cohorts[key] for key in sorted(self._dirty_cohorts)}
+        store.put_states("cohort", {"/".join(map(str, k)): p.to_bytes() for k, p in dirty.items() if p is not None})
         store.put_states("arrival", self._closed)
         store.put_states(
             "made", {"/".join(map(str, k)): self._made[k].to_bytes(8, "big") for k in sorted(self._dirty_made)}

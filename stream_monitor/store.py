@@ -194,6 +194,16 @@ class Store:
         rows = self._connection.execute("select value from states where kind = ? and key = ?", [kind, key]).fetchall()
         return bytes(rows[0][0]) if rows else None
 
+    def some_states(self, kind: str, keys: Sequence[str]) -> dict[str, bytes]:
+        """Those of these states that are there: one scan of the table, as `state` costs for each single one."""
+        if not keys:
+            return {}
+        wanted = pa.table({"key": pa.array(keys, pa.string())})
+        found = self.query(
+            "select key, value from states semi join wanted using (key) where kind = ?", [kind], wanted=wanted
+        )
+        return dict(zip(found["key"].to_pylist(), found["value"].to_pylist(), strict=True))
+
     def put_states(self, kind: str, values: Mapping[str, bytes]) -> None:
         """Upsert states of one kind."""
         if not values:
