@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from servers import docker
 from servers import kafka as kafka_server
 from servers import prometheus as prometheus_server
 from servers.kafka import Kafka
@@ -76,7 +77,14 @@ def prometheus(tmp_path: Path) -> Iterator[StartPrometheus]:
 
 
 def _broker(folder: Path, *, secure: bool) -> Iterator[Kafka]:
-    _skip(kafka_server.unavailable())
+    missing = kafka_server.unavailable()
+    if missing is not None and not secure and docker.unavailable() is None:
+        container = docker.DockerKafka(folder / "broker")
+        container.start()
+        yield container
+        container.remove()
+        return
+    _skip(missing)
     kafka_server.fetch()
     broker = Kafka(folder / "broker", secure=secure)
     broker.start()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,7 +35,7 @@ def test_duplicates_equal_a_dictionary_whatever_the_batches(rows: list[tuple[int
     recent = RecentPredictions(10)
     bounds = sorted({0, len(rows), *(c for c in cuts if c < len(rows))})
     got: list[bool] = []
-    for a, b in zip(bounds, bounds[1:], strict=False):
+    for a, b in itertools.pairwise(bounds):
         got += recent.accept(keys[a:b], times[a:b], floor_us=-1000).tolist()
     assert got == oracle(keys.tolist(), times.tolist(), 10)
 

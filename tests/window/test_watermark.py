@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -88,7 +90,7 @@ def test_cutting_the_stream_differently_changes_nothing(rows: list[tuple[int, bo
     expected = whole.observe(time, record)
     pieces = PartitionClock()
     bounds = sorted({0, len(rows), *(c for c in cuts if c < len(rows))})
-    got = np.concatenate([pieces.observe(time[a:b], record[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)])
+    got = np.concatenate([pieces.observe(time[a:b], record[a:b]) for a, b in itertools.pairwise(bounds)])
     assert got.tolist() == expected.tolist()
     assert pieces == whole
 
