@@ -156,9 +156,9 @@ def _auc(profile: OutcomeProfile) -> Metric:
     `outcome.score_bin`'s 128 bins. Interval: DeLong, DeLong and Clarke-Pearson 1988, on the logit; Wilson's over the
     rarer class where there is no spread to estimate.
     """
-    keys = sorted({key for _, key in profile.scores})
-    positive = np.array([profile.scores[(1, key)] for key in keys], dtype=np.float64)
-    negative = np.array([profile.scores[(0, key)] for key in keys], dtype=np.float64)
+    bins = sorted({key >> 1 for key in profile.scores})
+    positive = np.array([profile.scores[key * 2 + 1] for key in bins], dtype=np.float64)
+    negative = np.array([profile.scores[key * 2] for key in bins], dtype=np.float64)
     p, q = positive.sum(), negative.sum()
     if p == 0 or q == 0:
         return Metric(NAN, NAN, NAN, 0.5)

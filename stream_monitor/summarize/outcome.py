@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar
@@ -121,8 +121,8 @@ class OutcomeProfile:
     identity.
 
     `rows`: usable rows. `unusable`: rows without a readable prediction or truth for the task. `pairs`: (truth,
-    predicted) -> rows; binary uses "1" for the positive label and "0" for every other. `scores`: (truth, bin) -> rows
-    for binary scores. `targets`: bin -> rows of regression truths. `probable`: rows that have a probability.
+    predicted) -> rows; binary uses "1" for the positive label and "0" for every other. `scores`: bin * 2 + truth ->
+    rows for binary scores. `targets`: bin -> rows of regression truths. `probable`: rows that have a probability.
     """
 
     task: Task
@@ -131,7 +131,7 @@ class OutcomeProfile:
     unusable: int = 0
     probable: int = 0
     pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
-    scores: Counter[tuple[int, int]] = field(default_factory=Counter)
+    scores: Counter[int] = field(default_factory=Counter)
     targets: Counter[int] = field(default_factory=Counter)
     sums: dict[str, ExactSum] = field(default_factory=dict)
 
@@ -174,8 +174,8 @@ class OutcomeProfile:
             "sums": {name: f"{total.units:x}" for name, total in sorted(self.sums.items())},
         }
         head = json.dumps(content, separators=(",", ":")).encode()
-        scores = _packed((key * 2 + side for side, key in self.scores), self.scores.values())
-        body = struct.pack("<I", len(head)) + head + scores + _packed(self.targets, self.targets.values())
+        scores = _packed(self.scores)
+        body = struct.pack("<I", len(head)) + head + scores + _packed(self.targets)
         compressor = zstandard.ZstdCompressor(level=1, write_checksum=True)
         return struct.pack("<B", FORMAT) + compressor.compress(body)
 
@@ -198,7 +198,7 @@ class OutcomeProfile:
                 unusable,
                 probable,
                 Counter({(truth, predicted): count for truth, predicted, count in content["pairs"]}),
-                Counter({(code & 1, code >> 1): count for code, count in scores}),
+                Counter(dict(scores)),
                 Counter(dict(targets)),
                 {name: ExactSum(int(units, 16)) for name, units in content["sums"].items()},
             )
@@ -239,7 +239,7 @@ class Shares:
         for at, code, count in _tally(where[self.pair[0]], self.pair[1]):
             _bump(profiles[at].pairs, self.pairs[code], sign * count)
         for at, code, count in _tally(where[self.score[0]], self.score[1]):
-            _bump(profiles[at].scores, (code & 1, code >> 1), sign * count)
+            _bump(profiles[at].scores, code, sign * count)
         for at, code, count in _tally(where[self.target[0]], self.target[1]):
             _bump(profiles[at].targets, code, sign * count)
         for name, (row, values) in self.sums.items():
@@ -442,10 +442,14 @@ def _tally(place: Ints, code: Ints) -> list[tuple[int, int, int]]:
     return list(zip((distinct // width).tolist(), (distinct % width + low).tolist(), count.tolist(), strict=True))
 
 
-def _packed(keys: Iterable[int], counts: Iterable[int]) -> bytes:
+def _packed(counter: Counter[int]) -> bytes:
     """Keys with their counts in the order of the keys."""
-    table = np.stack([np.fromiter(keys, np.int64), np.fromiter(counts, np.int64)], axis=1)
-    return bytes(table[np.argsort(table[:, 0])].astype("<i8").tobytes())
+    n = len(counter)
+    keys, counts = np.fromiter(counter, np.int64, n), np.fromiter(counter.values(), np.int64, n)
+    order = np.argsort(keys)
+    table = np.empty((n, 2), "<i8")
+    table[:, 0], table[:, 1] = keys[order], counts[order]
+    return bytes(table.tobytes())
 
 
 def _bump(counter: Counter[K], key: K, count: int) -> None:
