@@ -99,12 +99,12 @@ class Pace:
 
 @dataclass
 class Monitor:
-    """The loop. `before_commit` is called before each commit, `on_checkpoint` after it with the incidents that changed."""
+    """The loop. `before_commit` may put a commit off by False; `on_checkpoint` is called after it with the incidents that changed."""
 
     engine: Engine
     fetcher: Fetcher[list[Batch]]
     on_refused: Callable[[Refused], None] | None = None
-    before_commit: Callable[[], None] | None = None
+    before_commit: Callable[[], bool] | None = None
     on_checkpoint: Callable[[list[Incident]], None] | None = None
     last_checkpoint_seconds: float = 0.0
     clock: Callable[[], float] = time.monotonic
@@ -180,8 +180,9 @@ class Monitor:
         if began >= self._joins.due:
             self.engine.join(began)
             self._joins.done(began, self.clock())
-        if self.before_commit is not None:
-            self.before_commit()
+        if self.before_commit is not None and not self.before_commit():
+            self._checkpoints.done(began, self.clock())
+            return
         changed = self.engine.checkpoint()
         ended = self.clock()
         self.last_checkpoint_seconds = ended - began

@@ -13,7 +13,7 @@ from pathlib import Path
 from stream_monitor.app import Monitor, Pace, dead_letter, fetch, open_engine
 from stream_monitor.config import Config
 from stream_monitor.engine import Engine, Refused
-from stream_monitor.errors import UsageError
+from stream_monitor.errors import PeerError, UsageError
 from stream_monitor.exposition import Service as ServiceFigures
 from stream_monitor.exposition import snapshot
 from stream_monitor.publish.catalogue import CHECKPOINT_BUCKETS
@@ -56,7 +56,8 @@ class Service:
         self._dead_letters = dead_letters
         self._on_incidents = on_incidents
         self._sent = 0
-        self._unflushed = False
+        self._letters: list[tuple[str, bytes | None, bytes, list[tuple[str, bytes]]]] = []
+        self._stuck = False
         self._durations = [0] * (len(CHECKPOINT_BUCKETS) + 1)
         self._duration_total = 0.0
         self._publishing = Pace(1.0, PUBLISH_SHARE)
@@ -82,13 +83,16 @@ class Service:
             self._publish()
             while not stop.wait(IDLE_SECONDS):  # files are read to their end: people may still ask and promote
                 self.monitor.rest()
+            self.monitor.fetcher.close()
+            if self._flush():
+                self.engine.close()
         finally:
+            # After an error nothing is written: what the engine holds may be half of a step.
             self.close()
 
     def close(self) -> None:
-        """Stop fetching, write what is left, let go of the port."""
+        """Stop fetching, let go of the port and of the brokers; writes nothing."""
         self.monitor.fetcher.close()
-        self.engine.close()
         self.server.stop()
         self.view.close()
         if self._dead_letters is not None:
@@ -101,16 +105,29 @@ class Service:
             return
         topic = self.config.source.dead_letter_topic
         assert topic is not None
-        for key, value, headers in dead_letter(refused):
-            self._dead_letters.send(topic, key, value if value is not None else b"", headers)
-            self._sent += 1
-        self._unflushed = True
+        self._letters += [
+            (topic, key, value if value is not None else b"", h) for key, value, h in dead_letter(refused)
+        ]
 
-    def _flush(self) -> None:
-        """Dead letters are acknowledged before the offsets behind them are committed: at least once."""
-        if self._dead_letters is not None and self._unflushed:
+    def _flush(self) -> bool:
+        """Dead letters are acknowledged before the offsets behind them are committed: at least once.
+
+        False when no broker takes them: the checkpoint waits, and the letters are sent again.
+        """
+        if self._dead_letters is None or not self._letters:
+            return True
+        try:
+            for letter in self._letters:
+                self._dead_letters.send(*letter)
             self._dead_letters.flush(FLUSH_SECONDS)
-            self._unflushed = False
+        except PeerError as error:
+            if not self._stuck:
+                log.error("dead_letters_stuck", extra=fields(waiting=len(self._letters), reason=str(error)))
+            self._stuck = True
+            return False
+        self._sent += len(self._letters)
+        self._letters, self._stuck = [], False
+        return True
 
     def _tell(self, changed: list[Incident]) -> None:
         seconds = self.monitor.last_checkpoint_seconds
