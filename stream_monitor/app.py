@@ -99,7 +99,11 @@ class Pace:
 
 @dataclass
 class Monitor:
-    """The loop. `before_commit` may put a commit off by False; `on_checkpoint` is called after it with the incidents that changed."""
+    """The loop.
+
+    `before_commit` may put a commit off by returning False; `on_checkpoint` is called after each commit with the
+    incidents that changed.
+    """
 
     engine: Engine
     fetcher: Fetcher[list[Batch]]
