@@ -267,11 +267,14 @@ class Truth:
     def _ids_to_look_at(self, batch: pa.Table) -> pa.Table:
         """The ids of new labels, and of new predictions whose label came first."""
         parts = [batch.select(["id_hi", "id_lo"])]
-        if not self._store.is_empty(LABELS):
+        if self._next_prediction - 1 > self._joined_up_to and not self._store.is_empty(LABELS):
+            fresh = self._store.query(
+                f"select id_hi, id_lo from {self._store.relation(PREDICTIONS)} where seq > {self._joined_up_to}"
+            )
             parts.append(
                 self._store.query(
-                    f"select id_hi, id_lo from {self._store.relation(PREDICTIONS)} p "
-                    f"semi join {self._store.relation(LABELS)} l using (id_hi, id_lo) where p.seq > {self._joined_up_to}"
+                    f"select id_hi, id_lo from {self._store.relation(LABELS)} l semi join fresh using (id_lo)",
+                    fresh=fresh,
                 )
             )
         together = pa.concat_tables(parts)
