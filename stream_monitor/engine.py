@@ -59,6 +59,12 @@ VERSIONS_PER_MODEL = 5
 UNNAMED_MODEL = "default"
 """What decode calls the model of rows that name none."""
 
+NAMES_PER_MODEL = 10
+"""Labels may name models that were never seen and come later; beyond ten times the models, they share one name."""
+
+MOST_OUTCOMES = 1_000
+"""Outcome names told apart; an outcome name made of ids must not fill the memory."""
+
 STORM_RECORDS = 1_000
 """The stretch over which more than half refused is a storm: a bad deploy or a bad mapping, not noise."""
 
@@ -139,6 +145,7 @@ class Engine:
             for incident in line.book.open_incidents
         }
         self._ready = 0
+        self._expired_day = NO_TIME
         for version in self.versions.values():
             self.note(version.take_given(now_us=self.sealed_us))
 
@@ -287,8 +294,9 @@ class Engine:
         if known is not None:
             return known
         limit = self.config.limits.models
-        new_model = key.model not in self.names.models
-        if (new_model and len(self.names.models) >= limit) or len(self.names.versions) >= limit * VERSIONS_PER_MODEL:
+        models = {version.model for version in self.names.versions}
+        new_model = key.model not in models
+        if (new_model and len(models) >= limit) or len(self.names.versions) >= limit * VERSIONS_PER_MODEL:
             return -1
         index = self.names.add_version(key)
         self.versions[index] = Version.create(index, self)
@@ -379,8 +387,9 @@ class Engine:
             return
         time = columns.time_us[rows]
         before = self._observe(columns, rows, np.zeros(len(rows), np.bool_), parts)
-        models = np.array([*(self.names.model_index(m) for m in columns.models), -1], np.int32)
-        outcomes = np.array([self.names.outcome_index(o) for o in columns.outcomes], np.int32)
+        most = NAMES_PER_MODEL * self.config.limits.models
+        models = np.array([*(self.names.model_index(m, most=most) for m in columns.models), -1], np.int32)
+        outcomes = np.array([self.names.outcome_index(o, most=MOST_OUTCOMES) for o in columns.outcomes], np.int32)
         self.truth.add_labels(
             pa.table(
                 {
@@ -541,6 +550,11 @@ class Engine:
             for block in self.store.expired_blocks(shelf, self.sealed_us - seconds * MICROSECONDS):
                 self.store.drop_block(shelf, block)
         self.truth.expire(self.sealed_us)
+        day = self.sealed_us // DAY_US
+        if day != self._expired_day:
+            self._expired_day = day
+            hours = max(keep.hours, self.config.label_horizon + 86_400) * MICROSECONDS
+            self.store.expire_windows(self.sealed_us - hours, self.sealed_us - keep.days * MICROSECONDS)
 
     def forget_profiles(self, line: int) -> None:
         """Profiles on the bins of an earlier baseline do not add to those that follow."""

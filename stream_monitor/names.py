@@ -61,16 +61,13 @@ class Names:
             }
         )
 
-    def model_index(self, model: str) -> int:
-        """The number of a model, new if need be."""
-        if model not in self.models:
-            self.models.append(model)
-        return self.models.index(model)
+    def model_index(self, model: str, *, most: int | None = None) -> int:
+        """The number of a model, new if need be; beyond `most` the rest share one."""
+        return _index(self.models, model, most)
 
-    def outcome_index(self, outcome: str) -> int:
-        if outcome not in self.outcomes:
-            self.outcomes.append(outcome)
-        return self.outcomes.index(outcome)
+    def outcome_index(self, outcome: str, *, most: int | None = None) -> int:
+        """The number of an outcome, new if need be; beyond `most` the rest share one."""
+        return _index(self.outcomes, outcome, most)
 
     def version_index(self, key: ModelKey) -> int | None:
         """The number of a version, None if it was never seen."""
@@ -119,6 +116,18 @@ class Names:
     def segments_of(self, numbers: Ints) -> list[Segment]:
         """The segments of some numbers."""
         return [self.segments[n] for n in numbers.tolist()]
+
+
+REST = "(others)"
+"""What names beyond a limit are called."""
+
+
+def _index(names: list[str], name: str, most: int | None) -> int:
+    if name not in names:
+        name = name if most is None or len(names) < most else REST
+        if name not in names:
+            names.append(name)
+    return names.index(name)
 
 
 MOST_SEGMENTS = 20_000

@@ -221,6 +221,19 @@ class Store:
         if keys:
             self._connection.execute("delete from states where kind = ? and list_contains(?, key)", [kind, list(keys)])
 
+    def expire_windows(self, short_before_us: int, long_before_us: int) -> None:
+        """Forget outcomes by window that began before a time; windows of a day and longer are kept longer.
+
+        Their keys end in `/<seconds>/<start_us>`.
+        """
+        for comparison, before_us in (("<", short_before_us), (">=", long_before_us)):
+            self._connection.execute(
+                "delete from states where kind in ('made', 'cohort', 'arrival') "
+                "and cast(string_split(key, '/')[-1] as bigint) < ? "
+                f"and cast(string_split(key, '/')[-2] as bigint) {comparison} 86400",
+                [before_us],
+            )
+
     def counters(self) -> dict[tuple[str, str], int]:
         rows = self._connection.execute("select name, labels, value from counters").fetchall()
         return {(name, labels): int(value) for name, labels, value in rows}
