@@ -106,6 +106,7 @@ class Store:
             self._connection.close()
             raise StateError(f"the state file {path} cannot be read: {error}") from error
         self._seen_counters: dict[tuple[str, str], int] = {}
+        self._put: dict[tuple[str, str], bytes] = {}
         self._connection.begin()
 
     # -- opening ---------------------------------------------------------------------------------
@@ -156,6 +157,7 @@ class Store:
 
     def commit(self) -> None:
         """Make everything since the last commit durable, at once, and begin the next transaction."""
+        self._write_states()
         self._connection.commit()
         self._connection.begin()
 
@@ -186,10 +188,12 @@ class Store:
 
     def states(self, kind: str) -> dict[str, bytes]:
         """All states of one kind, by key."""
+        self._write_states()
         rows = self._connection.execute("select key, value from states where kind = ? order by key", [kind]).fetchall()
         return {str(key): bytes(value) for key, value in rows}
 
     def state(self, kind: str, key: str) -> bytes | None:
+        self._write_states()
         # All rows, though there is one: a result that is not read to its end blocks the connection's next query.
         rows = self._connection.execute("select value from states where kind = ? and key = ?", [kind, key]).fetchall()
         return bytes(rows[0][0]) if rows else None
@@ -198,6 +202,7 @@ class Store:
         """Those of these states that are there: one scan of the table, as `state` costs for each single one."""
         if not keys:
             return {}
+        self._write_states()
         wanted = pa.table({"key": pa.array(keys, pa.string())})
         found = self.query(
             "select key, value from states semi join wanted using (key) where kind = ?", [kind], wanted=wanted
@@ -205,20 +210,26 @@ class Store:
         return dict(zip(found["key"].to_pylist(), found["value"].to_pylist(), strict=True))
 
     def put_states(self, kind: str, values: Mapping[str, bytes]) -> None:
-        """Upsert states of one kind."""
-        if not values:
+        """Upsert states of one kind; written together with the next commit, or before the next reading of states."""
+        self._put.update({(kind, key): value for key, value in values.items()})
+
+    def _write_states(self) -> None:
+        """One upsert for all: each costs some ms, and a hundred versions have hundreds of states."""
+        if not self._put:
             return
         incoming = pa.table(
             {
-                "kind": pa.array([kind] * len(values), pa.string()),
-                "key": pa.array(list(values), pa.string()),
-                "value": pa.array(list(values.values()), pa.binary()),
+                "kind": pa.array([kind for kind, _ in self._put], pa.string()),
+                "key": pa.array([key for _, key in self._put], pa.string()),
+                "value": pa.array(list(self._put.values()), pa.binary()),
             }
         )
+        self._put = {}
         self._insert("states", incoming, replace=True)
 
     def drop_states(self, kind: str, keys: Sequence[str]) -> None:
         if keys:
+            self._write_states()
             self._connection.execute("delete from states where kind = ? and list_contains(?, key)", [kind, list(keys)])
 
     def expire_windows(self, short_before_us: int, long_before_us: int) -> None:

@@ -629,5 +629,7 @@ def _counts(first: Any, second: Any) -> list[tuple[tuple[int, int], int]]:
     """How often each pair occurs."""
     if not len(first):
         return []
-    pairs, counts = np.unique(np.stack([first, second], axis=1).astype(np.int64), axis=0, return_counts=True)
-    return [((int(a), int(b)), int(c)) for (a, b), c in zip(pairs.tolist(), counts.tolist(), strict=True)]
+    one, other = first.astype(np.int64), second.astype(np.int64)
+    low, width = int(other.min()), int(other.max()) - int(other.min()) + 1
+    pairs, counts = np.unique(one * width + (other - low), return_counts=True)
+    return [((pair // width, pair % width + low), n) for pair, n in zip(pairs.tolist(), counts.tolist(), strict=True)]
