@@ -19,13 +19,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import events
-from servers import kafka
+from servers.kafka import Kafka, fetch, unavailable
 from servers.service import MonitorProcess
 
 CLIENTS = ("confluent", "kafka-python")
 
 
-def produce(broker: kafka.Kafka, topic: str, stream: events.Stream, partitions: int) -> None:
+def produce(broker: Kafka, topic: str, stream: events.Stream, partitions: int) -> None:
     """Send every event, partition by turns, in the order of time."""
     from confluent_kafka import Producer
 
@@ -55,9 +55,7 @@ def resident_mb(process: int) -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1000
 
 
-def consume(
-    broker: kafka.Kafka, topic: str, client: str, count: int, folder: Path
-) -> tuple[float, float, float, float]:
+def consume(broker: Kafka, topic: str, client: str, count: int, folder: Path) -> tuple[float, float, float, float]:
     """Events a second, whole seconds, CPU seconds and MB until everything is committed."""
     source = {
         "bootstrap_servers": broker.bootstrap,
@@ -93,17 +91,17 @@ def main() -> None:
     parser.add_argument("--per-second", type=float, default=1_000.0, help="events in a second of event time")
     parser.add_argument("--broken", type=float, default=0.0, help="share of broken records")
     options = parser.parse_args()
-    missing = kafka.unavailable()
+    missing = unavailable()
     if missing:
         print(f"kafka_backlog: left out, {missing}")
         return
-    kafka.fetch()
+    fetch()
     stream = events.Stream(
         options.events, options.features, per_second=options.per_second, broken_records=options.broken
     )
     print(f"{'from a broker':16} {'events/s':>10} {'whole s':>8} {'us CPU/event':>13} {'MB':>6}")
     with tempfile.TemporaryDirectory() as folder:
-        broker = kafka.Kafka(Path(folder) / "broker")
+        broker = Kafka(Path(folder) / "broker")
         broker.start()
         try:
             produce(broker, "inference", stream, options.partitions)

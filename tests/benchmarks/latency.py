@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from servers import kafka
+from servers.kafka import Kafka, fetch, unavailable
 from servers.service import MonitorProcess
 
 PANE_SECONDS = 10
@@ -48,13 +48,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--per-second", type=float, default=100.0)
     options = parser.parse_args()
-    missing = kafka.unavailable()
+    missing = unavailable()
     if missing:
         print(f"latency: left out, {missing}")
         return
-    kafka.fetch()
+    fetch()
     with tempfile.TemporaryDirectory() as folder:
-        broker = kafka.Kafka(Path(folder) / "broker")
+        broker = Kafka(Path(folder) / "broker")
         broker.start()
         broker.create_topic("inference", 1)
         source = {"bootstrap_servers": broker.bootstrap, "client": options.client, "start": "earliest",
@@ -68,7 +68,7 @@ def main() -> None:
             broker.stop()
 
 
-def measure(broker: kafka.Kafka, monitor: MonitorProcess, options: argparse.Namespace) -> None:
+def measure(broker: Kafka, monitor: MonitorProcess, options: argparse.Namespace) -> None:
     """Send, wait, print."""
     from confluent_kafka import Producer
 

@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -23,7 +24,7 @@ from stream_monitor.config import Config
 from stream_monitor.engine import Engine
 from stream_monitor.exposition import Service, snapshot
 from stream_monitor.publish.collector import Publisher
-from stream_monitor.publish.http import Server, create_app
+from stream_monitor.publish.http import Server, View, create_app
 from stream_monitor.store import Store
 from stream_monitor.views import freeze
 
@@ -67,7 +68,8 @@ def main() -> None:
     _row("snapshot of the engine", best(lambda: snapshot(engine, Service(ready=True))))
     _row("rendered", best(lambda: publisher.publish(shot)))
     _row("answers of the API frozen", best(lambda: freeze(engine, 0.0)))
-    server = Server(create_app(_View(), publisher, host="127.0.0.1", token=None), host="127.0.0.1", port=0)
+    app = create_app(cast(View, _View()), publisher, host="127.0.0.1", token=None)
+    server = Server(app, host="127.0.0.1", port=0)
     server.start()
     try:
         _row("scraped over HTTP", best(lambda: _scrape(server.port, "text/plain")))
