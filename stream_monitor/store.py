@@ -102,6 +102,9 @@ class Store:
         try:
             self._prepare()
             self._blocks = self._find_blocks()
+        except StateError:
+            self._connection.close()
+            raise
         except duckdb.Error as error:
             self._connection.close()
             raise StateError(f"the state file {path} cannot be read: {error}") from error
