@@ -95,7 +95,7 @@ SHELVES = (PANES, FIVE_MINUTES, HOURS, DAYS, SKETCHES, SCORES, PREDICTIONS, LABE
 class Store:
     """The state file, open. Not thread safe: `reader()` gives other threads a connection of their own."""
 
-    def __init__(self, path: Path | None, *, memory_bytes: int = 512_000_000, threads: int = 2) -> None:
+    def __init__(self, path: Path | None, *, memory_bytes: int = 256_000_000, threads: int = 2) -> None:
         """Open or create the file at `path` (None: in memory). Raises StateError when it cannot be had."""
         self.path = path
         self._connection = _connect(path, memory_bytes=memory_bytes, threads=threads)

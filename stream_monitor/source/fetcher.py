@@ -22,6 +22,9 @@ _RECORDS = 10_000
 # and well below the 2 s within which `close` has to be through.
 _POLL_SECONDS = 0.5
 _CLOSE_SECONDS = 2.0
+# Decoded, a poll takes several times its bytes: wide events come in smaller polls.
+_POLL_BYTES = 8_000_000
+_FEWEST_RECORDS = 500
 
 
 class Fetcher(Generic[T]):
@@ -37,8 +40,8 @@ class Fetcher(Generic[T]):
         source: Source,
         *,
         transform: Callable[[Poll], T],
-        max_polls: int = 8,
-        max_bytes: int = 64_000_000,
+        max_polls: int = 3,
+        max_bytes: int = 24_000_000,
         max_records: int = _RECORDS,
     ) -> None:
         self._source = source
@@ -46,6 +49,7 @@ class Fetcher(Generic[T]):
         self._max_polls = max_polls
         self._max_bytes = max_bytes
         self._max_records = max_records
+        self._wanted = max_records
         self._changed = threading.Condition()
         self._queue: deque[tuple[Poll, T, int]] = deque()
         self._bytes = 0
@@ -145,10 +149,11 @@ class Fetcher(Generic[T]):
 
     def _step(self) -> None:
         before = time.monotonic()
-        poll = self._source.poll(self._max_records, _POLL_SECONDS)
+        poll = self._source.poll(self._wanted, _POLL_SECONDS)
         losses = self._source.losses()
         transformed = self._transform(poll)
         size = sum(batch.value.nbytes for batch in poll.batches)
+        self._aim(size, sum(map(len, poll.batches)))
         with self._changed:
             self._losses += losses
             self._queue.append((poll, transformed, size))
@@ -156,6 +161,12 @@ class Fetcher(Generic[T]):
             self._changed.notify_all()
         if not poll.batches and time.monotonic() - before < _POLL_SECONDS / 10:
             self._rest()
+
+    def _aim(self, size: int, records: int) -> None:
+        """Ask for as many records as make a poll of `_POLL_BYTES`: decoded, a poll takes several times its bytes."""
+        if records:
+            fitting = max(_FEWEST_RECORDS, _POLL_BYTES * records // max(size, 1))
+            self._wanted = min(self._max_records, fitting)
 
     def _rest(self) -> None:
         """A source that returns empty at once must not spin, nor fill the queue with nothing."""
