@@ -196,9 +196,9 @@ class Engine:
         done = Step()
         together: dict[int, list[Admitted]] = defaultdict(list)
         for part in self.flow.admit():
-            together[id(part.decoded)].append(part)
-        for parts in together.values():
-            self._take(parts, done)
+            together[part.batch].append(part)
+        for batch in sorted(together):
+            self._take(together[batch], done)
         for state in self.flow.states.values():
             state.note_end(now_seconds)
         self._seal(now_seconds, seal_now=seal_now)

@@ -39,6 +39,7 @@ class Decoded(Generic[Columns]):
 class _Piece:
     """The rows of one partition in one decoded batch that are still parked."""
 
+    batch: int
     decoded: Decoded[Inferences] | Decoded[Labels]
     partition: PartitionId
     offset: Ints  # of every raw row, ascending
@@ -51,8 +52,12 @@ class _Piece:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """Rows taken from one partition: decoded rows [start, stop), refused raw rows, and how many records these are."""
+    """Rows taken from one partition: decoded rows [start, stop), refused raw rows, and how many records these are.
 
+    `batch` numbers the batches in the order they were offered: taken in that order, no partition's rows change theirs.
+    """
+
+    batch: int
     decoded: Decoded[Inferences] | Decoded[Labels]
     partition: PartitionId
     start: int
@@ -69,6 +74,7 @@ class Flow:
     states: dict[PartitionId, PartitionState] = field(default_factory=dict)
     _parked: dict[PartitionId, deque[_Piece]] = field(default_factory=dict)
     _tail: dict[PartitionId, PartitionClock] = field(default_factory=dict)
+    _offered: int = 0
 
     def state(self, partition: PartitionId) -> PartitionState:
         """The state of a partition, new if it was never seen."""
@@ -77,6 +83,7 @@ class Flow:
     def offer(self, decoded: Decoded[Inferences] | Decoded[Labels]) -> None:
         """Park the rows of a batch behind what their partitions already hold."""
         raw, columns = decoded.raw, decoded.columns
+        self._offered += 1
         for index, partition in enumerate(raw.partitions):
             raw_rows = np.flatnonzero(raw.partition == index)
             if not len(raw_rows):
@@ -87,6 +94,7 @@ class Flow:
             before = tail.observe(columns.time_us[rows], columns.record_time_us[rows])
             reached = np.append(before[1:], NO_TIME if tail.highest_us is None else tail.highest_us)
             piece = _Piece(
+                batch=self._offered,
                 decoded=decoded,
                 partition=partition,
                 offset=raw.offset[raw_rows],
@@ -133,6 +141,7 @@ class Flow:
         reject_rows = piece.decoded.rejects.row
         start = int(np.searchsorted(piece.row_offset, piece.offset[piece.taken]))
         part = Admitted(
+            batch=piece.batch,
             decoded=piece.decoded,
             partition=piece.partition,
             start=piece.row_start + start,
