@@ -101,7 +101,7 @@ def test_twenty_deaths_change_nothing(
 ) -> None:
     """Abandoned at twenty random polls, with whatever was committed by then, the run ends as if it had not been."""
     deaths = np.random.default_rng(seed).choice(np.arange(1, 70), 20, replace=False).tolist()
-    driver = Driver(tmp_path / "state.duckdb", told[0], known, seed=seed)
+    driver = Driver(tmp_path / "state.duckdb", told[0], known, seed=seed, holds=0.3 * seed)
     assert_equal(unbroken, driver.run(deaths=deaths))
     assert driver.polls >= max(deaths)
 
