@@ -15,6 +15,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+
 from stream_monitor.baselines import read_baselines
 from stream_monitor.config import Config
 from stream_monitor.decode import Decoder, DecoderOptions, ModelOptions
@@ -192,6 +194,8 @@ class Monitor:
         self.last_checkpoint_seconds = ended - began
         self._checkpoints.done(began, ended)
         self.fetcher.commit(self.engine.positions())
+        # Arrow's allocator keeps what a busy minute took; people size machines by what we hold.
+        pa.default_memory_pool().release_unused()
         if self.on_checkpoint is not None:
             self.on_checkpoint(changed)
 
