@@ -218,6 +218,10 @@ class Retention(_Part):
     days: Duration = 730 * 86_400
 
 
+def _sequence(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
 class DriftConfig(_Part):
     """When people are told."""
 
@@ -225,6 +229,10 @@ class DriftConfig(_Part):
     minimum_effect: Annotated[float, Field(ge=0, le=10, strict=False)] = 0.1
     seasonality: Literal["none", "daily", "weekly"] = "none"
     learn_from: Annotated[int, Field(ge=200, le=10_000_000)] = 10_000
+    detectors: Annotated[tuple[Literal["adwin", "page_hinkley", "kswin"], ...], BeforeValidator(_sequence)] = (
+        "adwin",
+        "page_hinkley",
+    )
 
     @property
     def budget(self) -> FalseAlarms:
@@ -289,10 +297,6 @@ class PublishConfig(_Part):
         return int(self.http.rpartition(":")[2])
 
 
-def _windows(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
 class Config(_Part):
     """The whole configuration."""
 
@@ -302,7 +306,7 @@ class Config(_Part):
     allowed_lateness: Annotated[int, BeforeValidator(_duration), Field(ge=0, le=86_400)] = 10
     idle_timeout: Duration = 30
     duplicate_horizon: Duration = 600
-    windows: Annotated[tuple[Duration, ...], BeforeValidator(_windows)] = (900, 3600, 86_400, 604_800)
+    windows: Annotated[tuple[Duration, ...], BeforeValidator(_sequence)] = (900, 3600, 86_400, 604_800)
     label_horizon: Duration = 45 * 86_400
     retention: Retention = Retention()
     drift: DriftConfig = DriftConfig()

@@ -189,6 +189,8 @@ class Engine:
         for partition, position in poll.positions.items():
             self.flow.reach(partition, position)
         for state in self.flow.states.values():
+            if not poll.ends:  # nobody answers: where a log ended before says nothing of what is written to it now
+                state.end = None
             state.note_end(now_seconds)
 
     def step(self, now_seconds: float, *, seal_now: bool = False) -> Step:

@@ -256,7 +256,7 @@ class Outcomes:
 
     def _new_arrivals(self, line: Line, outcome: int, task: Task, positive: str | None) -> _Arrivals:
         empty = OutcomeProfile(task, positive)
-        return _Arrivals(task, positive, {}, self._reference(line, outcome, task), empty, DetectorBank(1))
+        return _Arrivals(task, positive, {}, self._reference(line, outcome, task), empty, DetectorBank(1, makes=self.engine.config.drift.detectors))
 
     def rebase(self, line: Line) -> None:
         """A baseline was promoted: begin the error detectors anew, on its truth or on what was learnt."""
@@ -265,7 +265,7 @@ class Outcomes:
         for (number, outcome), held in self._arrivals.items():
             if number == line.number:
                 held.reference = self._reference(line, outcome, held.task) or held.reference
-                held.detectors = DetectorBank(1)
+                held.detectors = DetectorBank(1, makes=self.engine.config.drift.detectors)
                 self._dirty_arrivals.add((number, outcome))
 
     def _reference(self, line: Line, outcome: int, task: Task) -> OutcomeProfile | None:

@@ -110,7 +110,7 @@ class Line:
             self.observed = np.zeros((min(len(baseline.schema), BIN_SUBJECTS), COARSE), np.int64)
         self.book.baseline_id = None if baseline is None else baseline.id
         if baseline is not None and self.is_whole:
-            self.detectors = DetectorBank(len(baseline.schema))
+            self.detectors = DetectorBank(len(baseline.schema), makes=self.engine.config.drift.detectors)
 
     # -- folding ---------------------------------------------------------------------------------
 
@@ -436,7 +436,10 @@ class Line:
         if observed.size == self.observed.size:
             self.observed = observed.reshape(self.observed.shape).copy()
         if self.detectors is not None and f"{self.number}/detectors" in states:
-            self.detectors = DetectorBank.from_bytes(states[f"{self.number}/detectors"])
+            saved = DetectorBank.from_bytes(states[f"{self.number}/detectors"])
+            # Detectors that the configuration has changed begin anew.
+            if tuple(saved.makes) == self.detectors.makes:
+                self.detectors = saved
         sketch = states.get(f"{self.number}/sketch")
         if sketch is not None:
             hour = int.from_bytes(sketch[:8], "big", signed=True)
