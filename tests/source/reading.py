@@ -48,7 +48,7 @@ class Reader:
         for partition, records in self.records.items():
             following = records[-1].offset + 1
             assert poll.ends.get(partition, following) >= following
-            assert poll.positions.get(partition, following) == following
+            assert poll.positions.get(partition, following) >= following
         return poll
 
     def until(self, holds: Callable[[], bool], *, seconds: float = 20.0, max_records: int = 1000) -> None:
