@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -87,13 +88,23 @@ class FileSink:
             "value": _readable(value),
             "headers": {name: _readable(content) for name, content in headers},
         }
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        with self._reported():
+            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def flush(self, timeout_seconds: float) -> None:  # noqa: ARG002  a file does not keep us waiting
-        self._file.flush()
+        with self._reported():
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what was not flushed was promised to nobody
+            self._file.close()
+
+    @contextlib.contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise PeerError(f"{self._file.name} could not be written: {error}") from error
 
 
 def _readable(content: bytes) -> str | dict[str, str]:
