@@ -125,6 +125,7 @@ class Monitor:
         """Turn until told to stop or the source is read to its end; then write a last checkpoint."""
         while not stop.is_set() and not self.turn():
             pass
+        self._joins.due = 0.0
         self.checkpoint()
 
     def turn(self, timeout_seconds: float = 0.2) -> bool:
@@ -168,7 +169,9 @@ class Monitor:
 
     def rest(self) -> None:
         """Nothing will come any more: do what is asked, and commit it."""
-        if not self._commands.empty():
+        now = self.clock()
+        self.engine.step(now, seal_now=True)
+        if not self._commands.empty() or now >= self._checkpoints.due:
             self._obey()
             self.checkpoint()
 

@@ -48,8 +48,8 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
     """The exit code of a command; every error becomes a sentence on stderr."""
     err = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
-        result = typer.main.get_command(app).main(args=list(arguments) if arguments is not None else None,
-                                                  standalone_mode=False)  # fmt: skip
+        given = sys.argv[1:] if arguments is None else arguments
+        result = typer.main.get_command(app).main(args=_spread(given), standalone_mode=False)
         return result if isinstance(result, int) else 0
     except UsageError as error:
         err.print(f"stream-monitor: {error}", markup=False)
@@ -73,6 +73,25 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         err.print("stream-monitor: this is a bug in the program; the traceback above says where.", markup=False)
         return 70
+
+
+LISTS = ("--inference", "--ground-truth", "--baseline", "--from")
+"""Options that take several files: `--inference a.jsonl b.jsonl` is `--inference a.jsonl --inference b.jsonl`."""
+
+
+def _spread(arguments: Sequence[str]) -> list[str]:
+    """Repeat an option that takes files before each file after the first."""
+    out: list[str] = []
+    option, files = "", 0
+    for argument in arguments:
+        if argument.startswith("-"):
+            option, files = argument, 0
+        elif option in LISTS:
+            files += 1
+            if files > 1:
+                out.append(option)
+        out.append(argument)
+    return out
 
 
 @app.command()
@@ -218,8 +237,13 @@ def check(
 
 
 @app.command()
-def report() -> None:
+def report(
+    replayed: Annotated[Path | None, typer.Option("--replay", help="What `replay --out` left.")] = None,
+    state: Annotated[Path | None, typer.Option(help="A state file nobody uses.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The page to write.")] = None,
+) -> None:
     """The HTML report: not in this version yet."""
+    del replayed, state, out
     raise UsageError("`report` is not in this version yet; `replay --out DIR` leaves the same figures as tables")
 
 

@@ -475,8 +475,8 @@ class Engine:
         for state in self.flow.states.values():
             state.finished = True
         highs = [s.clock.highest_us for p, s in self.flow.states.items() if p.stream == Stream.INFERENCE]
-        newest = [v.newest_us for v in self.versions.values() if v.newest_us is not None]
-        tops = [h for h in [*highs, *newest] if h is not None]
+        # Not the newest timestamp: one that the clock did not follow must not expire all the others.
+        tops = [h for h in highs if h is not None]
         if tops:
             self._seal_up_to((max(tops) // self.pane_us + 1) * self.pane_us)
         self.join(now_seconds)

@@ -256,7 +256,14 @@ class Outcomes:
 
     def _new_arrivals(self, line: Line, outcome: int, task: Task, positive: str | None) -> _Arrivals:
         empty = OutcomeProfile(task, positive)
-        return _Arrivals(task, positive, {}, self._reference(line, outcome, task), empty, DetectorBank(1, makes=self.engine.config.drift.detectors))
+        return _Arrivals(
+            task,
+            positive,
+            {},
+            self._reference(line, outcome, task),
+            empty,
+            DetectorBank(1, makes=self.engine.config.drift.detectors),
+        )
 
     def rebase(self, line: Line) -> None:
         """A baseline was promoted: begin the error detectors anew, on its truth or on what was learnt."""

@@ -110,6 +110,7 @@ class RawBatch:
     value: pa.Array  # (n,) binary; null is a tombstone
     record_time_us: Ints  # (n,) the transport's timestamp, NO_TIME where there is none
     headers: Sequence[Sequence[tuple[str, bytes]]] | None = None  # None: no record has any
+    made_time: bool = False  # `record_time_us` was made up (`--rate`): it stands in, but proves nothing
     is_table: bool = False  # `value` is JSON made from a tabular file's rows (dots in names already nested)
 
     def __len__(self) -> int:

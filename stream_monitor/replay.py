@@ -52,7 +52,14 @@ def replay(
     missing = [p for p in (*job.inference, *job.ground_truth, *job.baseline) if not p.exists()]
     if missing:
         raise UsageError(f"there is no file {missing[0]}", tuple(f"there is no file {p}" for p in missing))
+    if job.out.exists() and not job.out.is_dir():
+        raise UsageError(f"--out {job.out} is a file: name a folder")
     job.out.mkdir(parents=True, exist_ok=True)
+    twice = sorted(
+        {str(p) for p in (*job.inference, *job.ground_truth) if [*job.inference, *job.ground_truth].count(p) > 1}
+    )
+    if twice:
+        raise UsageError(f"{twice[0]} is named twice: a file is one partition, and read once")
     baselines = merged([*configured_baselines(job.config), *read_baselines(job.baseline, job.config)])
     with tempfile.TemporaryDirectory(prefix="stream-monitor-") as folder:
         store = Store(Path(folder) / "replay.duckdb")
@@ -72,7 +79,7 @@ def _run(
     on_incidents: Callable[[list[Incident]], None] | None,
     on_progress: Callable[[int], None] | None,
 ) -> None:
-    source = FileSource(bindings, rate_per_second=job.rate_per_second)
+    source = FileSource(bindings, rate_per_second=job.rate_per_second, start_us=RATE_START_US)
     fetcher = fetch(source, job.config, positions={})
     with (job.out / "rejects.jsonl").open("w", encoding="utf-8") as rejects:
 
@@ -148,6 +155,9 @@ def _write_sorted(binding: Binding, config: Config, order: Ints, path: Path) -> 
 
 
 POLL_RECORDS = 20_000
+
+RATE_START_US = 1_577_836_800 * MICROSECONDS
+"""Events without a time begin at 2020-01-01 UTC with --rate: a replay must give the same every day."""
 
 
 def _leave(job: Job, engine: Engine, seconds: float) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stream_monitor.records import MICROSECONDS, NO_TIME, Hashes, Ints
+from stream_monitor.records import MICROSECONDS, NO_TIME, Codes, Flags, Hashes, Ints
 from stream_monitor.store import JOINED, LABELS, PREDICTIONS, Store
 from stream_monitor.window.join import CORRECTED, DUPLICATE, NEW, decide, id_key, label_key, match
 
@@ -247,7 +247,7 @@ class Truth:
         batch = _concat(self._new_labels, LABEL_SCHEMA)
         self._new_labels = []
         ids = self._ids_to_look_at(batch)
-        self._joined_up_to = self._next_prediction - 1
+        seen_up_to, self._joined_up_to = self._joined_up_to, self._next_prediction - 1
         if not len(ids):
             return Met(*(_empty(MET_SCHEMA) for _ in range(5)))
         # Joined on one column DuckDB reads the others of matching rows only: a quarter of the time. A row of another
@@ -260,8 +260,8 @@ class Truth:
         joined = self._joined(predictions)
         current, fate, risen = self._settle(batch, stored, predictions, joined)
         history = history.filter(pa.array(~self._spent(history, predictions, joined)))
-        met, matched = self._meet(current, pa.concat_tables([history, risen]), predictions, joined)
-        self._count_labels(batch, fate, stored, current, matched, predictions, joined, model_names)
+        met = self._meet(current, pa.concat_tables([history, risen]), predictions, joined)
+        self._count_labels(batch, fate, stored, predictions, seen_up_to, model_names)
         return met
 
     def _ids_to_look_at(self, batch: pa.Table) -> pa.Table:
@@ -346,18 +346,15 @@ class Truth:
         times = stored["time_us"].to_pylist()
         return np.array([t < newest_time.get(i, NO_TIME) for i, t in zip(stored_ids, times, strict=True)], np.bool_)
 
-    def _meet(self, current: pa.Table, history: pa.Table, predictions: pa.Table, joined: pa.Table) -> tuple[Met, Ints]:
-        """Write the truths that are new or changed; the rows of `current` that have a prediction."""
-        version = predictions["version"].to_numpy()
-        models = np.array([self._model_of_version(int(v)) for v in np.unique(version)] or [0], np.int32)
-        model = models[np.searchsorted(np.unique(version), version)] if len(version) else np.zeros(0, np.int32)
+    def _meet(self, current: pa.Table, history: pa.Table, predictions: pa.Table, joined: pa.Table) -> Met:
+        """Write the truths that are new or changed."""
         pairs = match(
             label_id=_ids(current),
             label_model=current["model"].to_numpy(),
             label_outcome=current["outcome"].to_numpy(),
             label_time_us=current["time_us"].to_numpy(),
             prediction_id=_ids(predictions),
-            prediction_model=model,
+            prediction_model=self._models(predictions),
             prediction_time_us=predictions["time_us"].to_numpy(),
             prediction_seq=predictions["seq"].to_numpy(),
             joined_seq=joined["prediction_seq"].to_numpy(),
@@ -390,7 +387,7 @@ class Truth:
         )
         self._write_joined(made, labels, joined_us, fresh | changed)
         self._count_predictions(made.filter(pa.array(fresh)), first_us[fresh], joined)
-        return met, np.unique(pairs.label)
+        return met
 
     def _write_joined(self, made: pa.Table, labels: pa.Table, joined_us: Ints, chosen: Any) -> None:
         rows = pa.table(
@@ -429,61 +426,55 @@ class Truth:
         for v in np.unique(made["version"].to_numpy()[known]).tolist():
             self.ledger.delay_us[v] += int(delay[made["version"].to_numpy()[known] == v].sum())
 
+    def _models(self, predictions: pa.Table) -> Codes:
+        """The model of each prediction."""
+        version = predictions["version"].to_numpy()
+        known, place = np.unique(version, return_inverse=True)
+        models = np.array([self._model_of_version(v) for v in known.tolist()], np.int32)
+        return models[place] if len(version) else np.zeros(0, np.int32)
+
+    def _has_prediction(self, labels: pa.Table, predictions: pa.Table) -> Flags:
+        """Which labels are the truth of a prediction: of any model, or of the one they name."""
+        ids, model = _ids(labels), labels["model"].to_numpy()
+        held, of_model = _ids(predictions), self._models(predictions)
+        none = np.zeros(max(len(ids), len(held)), np.int32)
+        named = np.isin(label_key(ids, model, none[: len(ids)]), label_key(held, of_model, none[: len(held)]))
+        return np.where(model == -1, np.isin(ids, held), named)
+
     def _count_labels(
         self,
         batch: pa.Table,
         fate: Ints,
         stored: pa.Table,
-        current: pa.Table,
-        matched: Ints,
         predictions: pa.Table,
-        joined: pa.Table,
+        seen_up_to: int,
         model_names: list[str],
     ) -> None:
-        """Give every label of the batch its fate, and orphans that met their prediction their new one."""
-        matched_keys = _label_keys(current.take(pa.array(matched)))
-        model_of_id = dict(
-            zip(
-                _ids(predictions).tolist(), map(self._model_of_version, predictions["version"].to_pylist()), strict=True
-            )
-        )
-        has_match = np.isin(_label_keys(batch), matched_keys)
+        """Give every label of the batch its fate, and orphans that met their prediction their new one.
+
+        `seen_up_to`: the last prediction of the join before; a stored label without one of those was an orphan.
+        """
+        model_of_id = dict(zip(_ids(predictions).tolist(), self._models(predictions).tolist(), strict=True))
         names = {NEW: "", DUPLICATE: "duplicate", CORRECTED: "corrected"}
         ids, models, days = _ids(batch).tolist(), batch["model"].to_pylist(), batch["day"].to_pylist()
+        has_match = self._has_prediction(batch, predictions)
         for i, (kind, found) in enumerate(zip(fate.tolist(), has_match.tolist(), strict=True)):
             model = models[i] if models[i] >= 0 else model_of_id.get(ids[i], -1)
             name = names[kind] or ("matched" if found else "orphan_waiting")
             self.ledger.labels[(model_names[model] if model >= 0 else "", name)] += 1
             if name == "orphan_waiting":
                 self.ledger.label_days[days[i]] += 1
-        self._count_found_orphans(stored, matched_keys, predictions, joined, model_of_id, model_names)
+        earlier = predictions.filter(pa.array(predictions["seq"].to_numpy() <= seen_up_to))
+        found_now = self._has_prediction(stored, predictions) & ~self._has_prediction(stored, earlier)
+        self._count_found_orphans(stored.filter(pa.array(found_now)), model_of_id, model_names)
 
-    def _count_found_orphans(
-        self,
-        stored: pa.Table,
-        matched_keys: Hashes,
-        predictions: pa.Table,
-        joined: pa.Table,
-        model_of_id: Mapping[int, int],
-        model_names: list[str],
-    ) -> None:
+    def _count_found_orphans(self, rows: pa.Table, model_of_id: Mapping[int, int], model_names: list[str]) -> None:
         """Labels that were stored, had no prediction until now, and have one."""
-        held_seq = np.isin(predictions["seq"].to_numpy(), joined["prediction_seq"].to_numpy())
-        held: dict[int, set[int]] = defaultdict(set)
-        held_rows = predictions.filter(pa.array(held_seq))
-        for one, version in zip(_ids(held_rows).tolist(), held_rows["version"].to_pylist(), strict=True):
-            held[one].add(self._model_of_version(version))
-        now_matched = np.isin(_label_keys(stored), matched_keys)
-        rows = stored.filter(pa.array(now_matched))
         for one, model, day in zip(
             _ids(rows).tolist(), rows["model"].to_pylist(), rows["day"].to_pylist(), strict=True
         ):
-            before = held[one] if model == -1 else held[one] & {model}
-            if before:
-                continue
-            scope = model_names[model] if model >= 0 else ""
             owner = model if model >= 0 else model_of_id.get(one, -1)
-            self.ledger.labels[(scope, "orphan_waiting")] -= 1
+            self.ledger.labels[(model_names[model] if model >= 0 else "", "orphan_waiting")] -= 1
             self.ledger.label_days[day] -= 1
             self.ledger.labels[(model_names[owner] if owner >= 0 else "", "matched")] += 1
 

@@ -288,12 +288,13 @@ class Line:
         for shelf in _shelves_for(length):
             found = self.engine.store.profiles(shelf, self.number, since, until)
             if len(found) > 1:
-                slices = np.stack([self._profile(body).counts[f] for _, body in found])
-                return estimate_onset(
+                slices = np.stack([_broad(self._profile(body).counts[f]) for _, body in found])
+                starts = np.array([start for start, _ in found])
+                return _refined_onset(
                     slices,
-                    np.array([start for start, _ in found]),
-                    baseline=self.baseline.profile.counts[f],
-                    window=closed[score.window].counts[f],
+                    starts,
+                    baseline=_broad(self.baseline.profile.counts[f]),
+                    window=_broad(closed[score.window].counts[f]),
                 )
         return score.window_start_us
 
@@ -731,6 +732,23 @@ def reading_of(engine: Engine, model: str) -> Reading:
         kinds={name: f.kind for name, f in features.items() if f.kind is not None},
         ignore=frozenset(name for name, f in features.items() if f.ignore),
     )
+
+
+def _broad(counts: Ints) -> Ints:
+    """Counts of one subject (BINS,) with eight main bins in one: a few hundred rows say nothing about 256 bins."""
+    return np.concatenate([counts[:MAIN].reshape(-1, 8).sum(axis=1), counts[MAIN:]])
+
+
+ONSET_PASSES = 3
+
+
+def _refined_onset(slices: Ints, starts: Ints, *, baseline: Ints, window: Ints) -> int:
+    """The onset, looked for again with what came after it: the window itself may be half of the old distribution."""
+    onset = estimate_onset(slices, starts, baseline=baseline, window=window)
+    for _ in range(ONSET_PASSES):
+        after = slices[starts >= onset].sum(axis=0)
+        onset = estimate_onset(slices, starts, baseline=baseline, window=after)
+    return onset
 
 
 def _shelves_for(length_us: int) -> tuple[Shelf, ...]:

@@ -110,7 +110,7 @@ class Decoder:
             partition=batch.partition[row],
             offset=batch.offset[row],
             time_us=times[kept],
-            record_time_us=batch.record_time_us[row],
+            record_time_us=_record_times(batch)[row],
             id_hi=parsed.id_hi[kept],
             id_lo=parsed.id_lo[kept],
             model=model_code,
@@ -157,7 +157,7 @@ class Decoder:
             partition=batch.partition[parsed.row],
             offset=batch.offset[parsed.row],
             time_us=times,
-            record_time_us=batch.record_time_us[parsed.row],
+            record_time_us=_record_times(batch)[parsed.row],
             id_hi=parsed.id_hi,
             id_lo=parsed.id_lo,
             key=key,
@@ -245,7 +245,7 @@ class Decoder:
     def _times(self, parsed: Parsed, batch: RawBatch, refusals: Refusals) -> Ints:
         """Event times, the record's where an event has none, NO_TIME where neither is known."""
         event_us, unreadable = read_times(parsed.fields["timestamp"], batch.binding.timestamp_unit)
-        times, absurd = settle_times(event_us, batch.record_time_us[parsed.row])
+        times, absurd = settle_times(event_us, batch.record_time_us[parsed.row], trusted=not batch.made_time)
         refusals.refuse(parsed.row[unreadable | absurd], Reason.BAD_TIMESTAMP)
         return times
 
@@ -367,3 +367,8 @@ def _lookup(flags: list[bool], code: Codes) -> Flags:
 
 def _too_long(segment: dict[str, str]) -> bool:
     return any(len(name) > NAME_LIMIT or len(value) > NAME_LIMIT for name, value in segment.items())
+
+
+def _record_times(batch: RawBatch) -> Ints:
+    """The transport's times, none where they were made up."""
+    return np.full(len(batch), NO_TIME, np.int64) if batch.made_time else batch.record_time_us

@@ -42,13 +42,16 @@ def read_times(texts: pa.Array, unit: str | None) -> tuple[Ints, Flags]:
     return times, (first != 0) & (times == NO_TIME)
 
 
-def settle_times(event_us: Ints, record_us: Ints) -> tuple[Ints, Flags]:
-    """(n,) the event's time, else its record's; and which lie outside 2000 to 2100 or a day ahead of their record."""
+def settle_times(event_us: Ints, record_us: Ints, *, trusted: bool = True) -> tuple[Ints, Flags]:
+    """(n,) the event's time, else its record's; and which lie outside 2000 to 2100 or a day ahead of their record.
+
+    `trusted`: the record's time is a broker's, and so a measure for the event's.
+    """
     times: Ints = np.where(event_us == NO_TIME, record_us, event_us)
     known = times != NO_TIME
     outside = (times < EARLIEST_US) | (times >= LATEST_US)
     # The right-hand side is formed only where both are sane, so it cannot overflow.
-    ahead = (record_us >= 0) & ~outside & (times - DAY_US > np.maximum(record_us, 0))
+    ahead = trusted & (record_us >= 0) & ~outside & (times - DAY_US > np.maximum(record_us, 0))
     refused: Flags = known & (outside | ahead)
     return times, refused
 

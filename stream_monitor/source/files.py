@@ -16,7 +16,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stream_monitor.errors import InputError, UsageError
-from stream_monitor.records import MICROSECONDS, NO_TIME, Binding, Bytes, Flags, Ints, PartitionId, Poll, RawBatch
+from stream_monitor.records import (
+    MICROSECONDS,
+    NO_TIME,
+    Binding,
+    Bytes,
+    Flags,
+    Ints,
+    PartitionId,
+    Poll,
+    RawBatch,
+    Stream,
+)
 from stream_monitor.source.protocol import Loss
 
 BLOCK_BYTES = 8_000_000
@@ -98,7 +109,8 @@ class _File:
         self.skip = 0
         self.position = 0
         self.ended = False
-        self._rate = rate_per_second
+        # A label without a time is met when its prediction is: making one up would date the truth.
+        self._rate = rate_per_second if binding.stream == Stream.INFERENCE else None
         self._start_us = start_us
         self._values: Iterator[pa.Array] | None = None
         self._held: pa.Array | None = None
@@ -117,8 +129,9 @@ class _File:
         if self._rate is not None:
             times = self._start_us + (offset * (MICROSECONDS / self._rate)).astype(np.int64)
         return RawBatch(
-            self.binding, (partition,), np.zeros(n, np.int32), offset, values, times, is_table=self._is_table
-        )
+            self.binding, (partition,), np.zeros(n, np.int32), offset, values, times,
+            made_time=self._rate is not None, is_table=self._is_table,
+        )  # fmt: skip
 
     def _next(self, most: int) -> pa.Array | None:
         if self._values is None:
