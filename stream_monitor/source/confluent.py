@@ -118,6 +118,7 @@ class ConfluentClient:
         try:
             found = self._consumer.list_topics(timeout=1.0 if self._positions else CONNECT_SECONDS).topics
         except ck.KafkaException as error:
+            self._connected = False
             raise self._peer_error(error) from error
         self._connected = True
         return {topic: sorted(found[topic].partitions) if topic in found else [] for topic in topics}
@@ -156,7 +157,6 @@ class ConfluentClient:
         by_place = self._sorted(self._consume(max_records, timeout_seconds))
         if self._refusal is not None:
             raise _refused(self._refusal)
-        self._connected = self._connected or bool(by_place)
         return [_fetched(place, messages) for place, messages in by_place.items()]
 
     def _consume(self, max_records: int, timeout_seconds: float) -> list[Any]:

@@ -150,7 +150,7 @@ class KafkaSource:
         for part in fetched:
             partition = self._partition(part.place)
             self._next[partition] = int(part.offset[-1]) + 1
-        self._note_connection(came=bool(fetched))
+        self._note_connection()
         return Poll(self._batches(fetched), self._known_ends(), dict(self._next))
 
     def pause(self, partitions: frozenset[PartitionId]) -> None:
@@ -278,8 +278,9 @@ class KafkaSource:
             _log.info("topic %s is there now", topic)
         self._missing = missing
 
-    def _note_connection(self, *, came: bool) -> None:
-        connected = came or not self._next or self._client.connected
+    def _note_connection(self) -> None:
+        """Records are no sign of life: clients go on handing out what they hold after the broker is gone."""
+        connected = not self._next or self._client.connected
         if connected != self._connected:
             if connected:
                 _log.info("a Kafka broker answers again")
