@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from stream_monitor.config import Config, ModelConfig
+from stream_monitor.config import Config
 from stream_monitor.decode import Decoder, DecoderOptions, ModelOptions
 from stream_monitor.errors import InputError, UsageError
 from stream_monitor.judge.baseline import MAGIC, Baseline, Reading, build, is_baseline_file
@@ -130,18 +130,12 @@ class _Gathered:
 
     def build(self, key: ModelKey, source: str) -> Baseline:
         """The baseline of one (model, version)."""
-        model: ModelConfig = self.config.model(key.model)
-        reading = Reading(
-            most_categories=self.config.limits.categories,
-            kinds={name: f.kind for name, f in model.features.items() if f.kind is not None},
-            ignore=frozenset(name for name, f in model.features.items() if f.ignore),
-        )
         outcome = self._outcomes.get(key)
         return build(
             concat(self.rows.pop(key), most_features=self.config.limits.features),
             model=key.model,
             version=key.version,
-            reading=reading,
+            reading=reading_of(self.config, key.model),
             provisional=False,
             created_us=self._newest[key],
             source=source,
@@ -152,3 +146,13 @@ class _Gathered:
 def merged(baselines: Iterable[Baseline]) -> dict[ModelKey, Baseline]:
     """By (model, version); a later one replaces an earlier."""
     return {ModelKey(b.model, b.version): b for b in baselines}
+
+
+def reading_of(config: Config, model: str) -> Reading:
+    """How baseline rows of a model are read, as the configuration says."""
+    features = config.model(model).features
+    return Reading(
+        most_categories=config.limits.categories,
+        kinds={name: f.kind for name, f in features.items() if f.kind is not None},
+        ignore=frozenset(name for name, f in features.items() if f.ignore),
+    )

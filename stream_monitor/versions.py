@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from stream_monitor.baselines import reading_of
 from stream_monitor.config import duration_text
 from stream_monitor.judge import baseline as baselines
 from stream_monitor.judge.baseline import Baseline, Reading
@@ -537,7 +538,7 @@ class Version:
     @property
     def reading(self) -> Reading:
         """How baseline rows of this model are read."""
-        return reading_of(self.engine, self.key.model)
+        return reading_of(self.engine.config, self.key.model)
 
     # -- rows ------------------------------------------------------------------------------------
 
@@ -722,16 +723,6 @@ class Version:
             store.put_states(f"learning/{self.index}", {str(self._learning_saved): merged.to_bytes()})
             self._learning[self._learning_saved :] = [merged]
             self._learning_saved += 1
-
-
-def reading_of(engine: Engine, model: str) -> Reading:
-    """How baseline rows of a model are read, as the configuration says."""
-    features = engine.config.model(model).features
-    return Reading(
-        most_categories=engine.config.limits.categories,
-        kinds={name: f.kind for name, f in features.items() if f.kind is not None},
-        ignore=frozenset(name for name, f in features.items() if f.ignore),
-    )
 
 
 def _broad(counts: Ints) -> Ints:
