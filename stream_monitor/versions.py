@@ -587,11 +587,16 @@ class Version:
             return [i for line in self.lines.values() if line.open for i in self._quiet(line, until_us)]
         coded = self.baseline.schema.encode(block)
         changed = self.whole().absorb(block, coded, until_us=until_us)
-        for segment, row in self._segment_rows(block).items():
+        rows_of = self._segment_rows(block)
+        for segment, row in rows_of.items():
             part = Coded(coded.code[row], coded.number[row])
             name = ",".join(f"{key}={value}" for key, value in segment)
             self.engine.count("segment_events", len(row), model=self.key.model, version=self.key.version, segment=name)
             changed += self._line(segment).absorb(block.take(row), part, until_us=until_us)
+        # A segment without rows in this block lives in the same time: its windows end too.
+        for segment, line in self.lines.items():
+            if segment and segment not in rows_of and line.open:
+                changed += self._quiet(line, until_us)
         return changed
 
     def _quiet(self, line: Line, until_us: int) -> list[Incident]:

@@ -1,0 +1,52 @@
+"""The engine by itself: batches in, windows closed in time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from stream_monitor import history
+from stream_monitor.app import decode_poll, make_decoder
+from stream_monitor.config import parse
+from stream_monitor.engine import Engine
+from stream_monitor.records import Binding, PartitionId, Stream
+from stream_monitor.source.memory import MemorySource
+from stream_monitor.store import Store
+
+CONFIG: dict[str, Any] = {
+    "pane": "1s",
+    "allowed_lateness": "1s",
+    "windows": ["30s"],
+    "drift": {"learn_from": 200},
+    "models": {"m": {"segments": ["market"]}},
+}
+START = 1_790_000_010  # a multiple of 30 s
+
+
+def event(number: int, seconds: float, market: str) -> bytes:
+    """One inference event of a segment, so many seconds into the story."""
+    body: dict[str, Any] = {"inference_id": f"i{number}", "model": "m", "timestamp": START + seconds}
+    return json.dumps({**body, "features": {"a": number % 17}, "segment": {"market": market}}).encode()
+
+
+def test_the_windows_of_a_segment_that_fell_silent_end_with_the_others(tmp_path: Path) -> None:
+    """A block without rows of a segment still moves its time: no later row has to come before its window is judged."""
+    config = parse(CONFIG, {})
+    partition = PartitionId(Stream.INFERENCE, "t", 0)
+    source = MemorySource([Binding(Stream.INFERENCE, "t")], partitions=1)
+    both = [event(i, i * 0.02, "eu" if i % 2 else "us") for i in range(1000)]
+    alone = [event(1000 + i, 25 + i, "eu") for i in range(20)]
+    source.extend(partition, both)
+    source.start({})
+    store = Store(tmp_path / "state.duckdb")
+    engine, decoder = Engine(config, store), make_decoder(config)
+    for records in ([], alone[:2], alone[2:]):
+        source.extend(partition, records)
+        for batch in decode_poll(decoder, source.poll(5000, 0.0)):
+            engine.offer(batch)
+        engine.step(0.0, seal_now=True)
+    engine.checkpoint()
+    closed = {row["segment"] for row in history.scores_table(engine).to_pylist()}
+    store.close()
+    assert closed == {"{}", '{"market": "eu"}', '{"market": "us"}'}
