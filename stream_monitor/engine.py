@@ -253,6 +253,8 @@ class Engine:
         if len(refused):
             self._refuse_models(columns, refused, parts[0].decoded.raw, done)
             rows, version = rows[allowed], version[allowed]
+        left_out = np.isin(columns.cells.long_name_row, rows)
+        self.count("dropped_values", int(left_out.sum()), reason=Reason.NAME_TOO_LONG)
         time = columns.time_us[rows]
         duplicate = self._duplicates(columns.id_hi[rows], columns.id_lo[rows], version, time)
         before = self._observe(columns, rows, duplicate, parts)

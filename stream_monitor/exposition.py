@@ -110,6 +110,8 @@ def _counters(engine: Engine, samples: Samples) -> None:
             samples["events_total"].append((key, count))
         elif name == "rejected":
             samples["rejected_total"].append(((labels["stream"], labels["reason"]), count))
+        elif name == "dropped_values":
+            samples["dropped_values_total"].append(((labels["reason"],), count))
         elif name == "detector_changes":
             key = (labels["model"], labels["version"], labels["feature"], labels["detector"])
             samples["detector_changes_total"].append((key, count))

@@ -145,7 +145,8 @@ class Cells:
     A key twice in one object appears twice; the later one counts. Names are data: any text.
     `text` holds, for the cells listed ascending in `text_cell`, canonical JSON text without surrounding quotes:
     strings and booleans as themselves, lists and objects as JSON. Cells of kind NUMBER or INFINITE have
-    their `number` (INFINITE: with its sign) and no text.
+    their `number` (INFINITE: with its sign) and no text. A cell whose name is too long to be published is none of these:
+    `long_name_row` holds its row, once for each.
     """
 
     names: tuple[str, ...]
@@ -155,6 +156,7 @@ class Cells:
     number: Floats
     text_cell: Codes
     text: pa.Array  # string, len(text_cell)
+    long_name_row: Codes = field(default_factory=lambda: np.zeros(0, np.int32))
 
 
 @dataclass(frozen=True, slots=True)

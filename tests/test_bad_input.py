@@ -255,7 +255,7 @@ NAMES = ['quote"s', "back\\slash", "new\nline", "tab\tand\rreturn", "emoji 🦆 
 
 
 def test_a_feature_name_is_data(tmp_path: Path) -> None:
-    """Names that break formats survive into scores and metrics; one of 10 kB is dropped, its event is not."""
+    """Names that break formats survive into scores and metrics; one of 10 kB is dropped and counted, its event is not."""
     names = [*NAMES, "x" * 10_000]
     rows = [line(n, features=dict.fromkeys(names, n % 50)) for n in range(1200)]
     (tmp_path / "events.jsonl").write_bytes(b"\n".join(rows))
@@ -266,13 +266,11 @@ def test_a_feature_name_is_data(tmp_path: Path) -> None:
     scores = pq.read_table(out / "scores.parquet").to_pylist()
     assert {*NAMES} <= {row["subject"] for row in scores}
     text = (out / "metrics.prom").read_bytes().decode()
-    seen = {
-        sample.labels["feature"]
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == "stream_monitor_feature_missing_ratio"
-    }
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    seen = {s.labels["feature"] for s in samples if s.name == "stream_monitor_feature_missing_ratio"}
     assert {*NAMES} <= seen
+    [dropped] = [s for s in samples if s.name == "stream_monitor_dropped_values_total"]
+    assert (dropped.labels, dropped.value) == ({"reason": "name_too_long"}, 1200)
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")

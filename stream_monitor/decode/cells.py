@@ -32,19 +32,19 @@ _HAS_TEXT = np.zeros(len(Kind), np.bool_)
 _HAS_TEXT[[Kind.STRING, Kind.BOOLEAN, Kind.LIST, Kind.OBJECT]] = True
 
 
-def decode_cells(raw: RawCells, unescape: Unescape) -> tuple[Cells, int]:
-    """The cells, `row` being a record's position, and how many were dropped for the length of their feature's name."""
+def decode_cells(raw: RawCells, unescape: Unescape) -> Cells:
+    """The cells, `row` being a record's position; those whose feature has too long a name only by their row."""
     names, name = _encode_names(raw.name)
     short = np.array([len(text) <= NAME_LIMIT for text in names], np.bool_)
-    dropped = 0
+    long_name_row = np.zeros(0, np.int32)
     if not short.all():
         kept = short[name]
-        dropped = int(len(kept) - kept.sum())
+        long_name_row = raw.position[~kept].astype(np.int32)
         raw = RawCells(raw.position[kept], raw.name.filter(pa.array(kept)), raw.value.filter(pa.array(kept)))
         names, name = _encode_names(raw.name)
     kind, number = _classify(raw.value)
     text_cell = np.flatnonzero(_HAS_TEXT[kind]).astype(np.int32)
-    cells = Cells(
+    return Cells(
         names=names,
         row=raw.position.astype(np.int32),
         name=name,
@@ -52,8 +52,8 @@ def decode_cells(raw: RawCells, unescape: Unescape) -> tuple[Cells, int]:
         number=number,
         text_cell=text_cell,
         text=plain(raw.value.take(pa.array(text_cell)), unescape),
+        long_name_row=long_name_row,
     )
-    return cells, dropped
 
 
 def _encode_names(names: pa.Array) -> tuple[tuple[str, ...], Codes]:

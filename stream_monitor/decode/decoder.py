@@ -67,16 +67,12 @@ class DecoderOptions:
 
 
 class Decoder:
-    """Decodes batches. Holds a JSON engine and layouts it has worked out, nothing of the data; serves one thread.
-
-    `dropped_cells` counts the feature cells left out so far because their name is longer than 200 characters.
-    """
+    """Decodes batches. Holds a JSON engine and layouts it has worked out, nothing of the data; serves one thread."""
 
     def __init__(self, options: DecoderOptions | None = None) -> None:
         self._options = options or DecoderOptions()
         self._reader = JsonReader()
         self._layouts: dict[tuple[tuple[str, ...], tuple[tuple[str, str], ...]], Layout] = {}
-        self.dropped_cells = 0
 
     def inference(self, batch: RawBatch) -> tuple[Inferences, Rejects]:
         """Inference events. A topic whose mapping cannot be used raises UsageError."""
@@ -142,8 +138,6 @@ class Decoder:
 
     def _columns(self, batch: RawBatch, parsed: Parsed, times: Ints, truth: _Truth, *, baseline: bool) -> Inferences:
         keys, key = _model_keys(parsed, batch, ANY_VERSION if baseline else DEFAULT_VERSION)
-        cells, dropped = decode_cells(parsed.cells, self._reader.unescape)
-        self.dropped_cells += dropped
         predictions = read_predictions(
             parsed.fields,
             key,
@@ -161,7 +155,7 @@ class Decoder:
             id_hi=parsed.id_hi,
             id_lo=parsed.id_lo,
             key=key,
-            cells=cells,
+            cells=decode_cells(parsed.cells, self._reader.unescape),
             label=predictions.label,
             score=predictions.score,
             value=predictions.value,

@@ -86,6 +86,7 @@ _SERVICE = (
     _gauge("rows_parked", "Decoded rows that wait because their partition is ahead of the others."),
     _gauge("join_backlog_labels", "Labels in hand that have not been joined yet."),
     _counter("rejected_total", "Refused records by the reason.", ("stream", "reason")),
+    _counter("dropped_values_total", "Feature values left out of events by the reason.", ("reason",)),
     _gauge("reject_storm", "1 while more than half of a stream's records are refused.", ("stream",)),
     _counter("dead_letters_total", "Refused records written to the dead-letter topic."),
     _gauge("series", "Series in this exposition, this one included."),
