@@ -26,12 +26,17 @@ _POLL_ROWS = 20_000
 def read_baselines(paths: Sequence[Path], config: Config, *, model: str | None = None) -> list[Baseline]:
     """Every baseline the files hold: built ones as they are, raw rows built into one for each (model, version).
 
-    `model` is what rows belong to that name no model. Raises UsageError for a file that is not there, InputError for
-    one that holds no usable row.
+    `model` is what rows belong to that name no model. Raises UsageError for a file that is not there or is a folder,
+    InputError for one that holds no usable row.
     """
     found: list[Baseline] = []
     raw: list[Path] = []
     for path in paths:
+        if path.is_dir():
+            raise UsageError(
+                f"{path} is a folder: as a baseline a folder can only be SageMaker's statistics.json and constraints.json, "
+                "and these are not read in this version yet"
+            )
         if not path.is_file():
             raise UsageError(f"there is no baseline file {path}")
         with path.open("rb") as file:

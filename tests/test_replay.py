@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from stream_monitor.cli import run_command
 from stream_monitor.config import parse
 from stream_monitor.replay import Job, replay
 
@@ -39,3 +42,14 @@ def test_one_absurd_time_does_not_expire_the_rest(tmp_path: Path) -> None:
     summary = run(tmp_path, events)
     assert summary["inference"]["summarised"] == 51
     assert summary["predictions"] == {"labelled": 0, "waiting": 51, "expired_unlabelled": 0}
+
+
+def test_a_folder_is_no_baseline_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is there, so nobody is told that it is not; what it could be is said."""
+    path = tmp_path / "events.jsonl"
+    path.write_text(json.dumps(event(1, timestamp=1_790_000_000)) + "\n")
+    arguments = ["replay", "--inference", str(path), "--baseline", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert run_command(arguments) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path} is a folder" in said
+    assert "statistics.json" in said
