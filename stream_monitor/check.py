@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stream_monitor.app import decode_poll, make_decoder
 from stream_monitor.config import Config, TopicConfig
 from stream_monitor.errors import PeerError
 from stream_monitor.records import Inferences, Kind, Labels, PartitionId, Stream
 from stream_monitor.source import check_connection, open_source
-from stream_monitor.window.flow import Decoded
+
+if TYPE_CHECKING:
+    from stream_monitor.window.flow import Decoded
 
 SAMPLE_SECONDS = 10.0
 """How long a sample waits for records of a quiet topic."""
@@ -35,6 +36,8 @@ def check_configuration(config: Config, *, connect: bool, sample: int) -> dict[s
 
 def _sample(config: Config, most: int) -> list[dict[str, Any]]:
     """Read records of every topic, from its beginning, and say what they hold."""
+    from stream_monitor.app import decode_poll, make_decoder  # the engine: nobody waits for it to check a file
+
     earliest = config.model_copy(update={"source": config.source.model_copy(update={"start": "earliest"})})
     source = open_source(earliest, clock=time.monotonic)
     decoder = make_decoder(config)

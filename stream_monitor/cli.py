@@ -1,4 +1,7 @@
-"""The command line. Exit codes: 0 done, 2 usage or configuration, 3 input refused, 4 a peer, 5 the state file, 70 a bug."""
+"""The command line. Exit codes: 0 done, 2 usage or configuration, 3 input refused, 4 a peer, 5 the state file, 70 a bug.
+
+Each command imports what it needs when it runs: the engine alone takes seconds, and `--help` needs none of it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,16 +21,14 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
 from stream_monitor import __doc__ as about
-from stream_monitor.baselines import build_baselines, read_baselines
-from stream_monitor.check import check_configuration
 from stream_monitor.client import ask_service
-from stream_monitor.config import Config, load, parse
+from stream_monitor.ending import Ending
 from stream_monitor.errors import InputError, MonitorError, UsageError
-from stream_monitor.judge.baseline import Baseline
-from stream_monitor.publish.events import Terminal
 from stream_monitor.publish.log import configure
-from stream_monitor.replay import Job, replay
-from stream_monitor.stored import promote_in_state, stored_baselines
+
+if TYPE_CHECKING:
+    from stream_monitor.config import Config
+    from stream_monitor.judge.baseline import Baseline
 
 app = typer.Typer(
     help=about, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
@@ -100,10 +101,13 @@ def run(
     log_json: Annotated[bool, typer.Option("--log-json", help="Logs as JSON lines.")] = False,
 ) -> None:
     """Attach to the event bus and watch until told to stop."""
-    from stream_monitor.service import serve  # the web stack: not loaded for the other commands
-
+    ending = Ending()
+    ending.listen()
     configure(style="json" if log_json else "text")
-    serve(load(config, os.environ))
+    loaded = _configuration(config)
+    from stream_monitor.service import serve
+
+    serve(loaded, ending)
 
 
 @app.command()
@@ -132,6 +136,9 @@ def replay_command(
     as_json: JsonFlag = False,
 ) -> None:
     """The service's own engine over files, as fast as the machine goes."""
+    from stream_monitor.publish.events import Terminal
+    from stream_monitor.replay import Job, replay
+
     configure(level=logging.WARNING)
     job = Job(_configuration(config), inference, ground_truth or [], baseline or [], out, _rate(rate))
     err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -158,6 +165,8 @@ def baseline_build(
     missing = [path for path in from_ if not path.is_file()]
     if missing:
         raise UsageError(f"there is no file {missing[0]}", tuple(f"there is no file {p}" for p in missing))
+    from stream_monitor.baselines import build_baselines
+
     built = build_baselines(from_, _configuration(config), model=model, version=version)
     chosen = [b for b in built if model in (None, b.model) and version in (None, b.version, "")] if model else built
     if len(chosen) != 1:
@@ -175,6 +184,8 @@ def baseline_build(
 @baseline_app.command("show")
 def baseline_show(file: Path, as_json: JsonFlag = False) -> None:
     """What a baseline file holds."""
+    from stream_monitor.baselines import read_baselines
+
     body = {"baselines": [_baseline_json(b, features=True) for b in read_baselines([file], _configuration(None))]}
     _print(body, as_json=as_json, table=lambda: _feature_tables(body["baselines"]))
 
@@ -219,6 +230,8 @@ def baseline_promote(
         assert state is not None
         if chosen is None:
             raise UsageError("--state needs --from with a baseline file")
+        from stream_monitor.stored import promote_in_state
+
         answer = promote_in_state(state, chosen)
     _print(answer, as_json=as_json, table=lambda: _pairs(answer))
 
@@ -232,7 +245,10 @@ def check(
 ) -> None:
     """Check a configuration, and with --connect or --sample what it points at."""
     configure(level=logging.WARNING)
-    report = check_configuration(load(config, os.environ), connect=connect or sample > 0, sample=sample)
+    loaded = _configuration(config)
+    from stream_monitor.check import check_configuration
+
+    report = check_configuration(loaded, connect=connect or sample > 0, sample=sample)
     _print(report, as_json=as_json, table=lambda: _check_lines(report))
 
 
@@ -248,6 +264,8 @@ def report(
 
 
 def _one_baseline(file: Path, config: Config, model: str, version: str) -> Baseline:
+    from stream_monitor.baselines import read_baselines
+
     found = read_baselines([file], config, model=model)
     fitting = [b for b in found if b.model == model and b.version in (version, "")] or found
     if len(fitting) != 1:
@@ -259,6 +277,8 @@ def _one_baseline(file: Path, config: Config, model: str, version: str) -> Basel
 
 
 def _configuration(path: Path | None) -> Config:
+    from stream_monitor.config import load, parse
+
     return load(path, os.environ) if path is not None else parse({}, os.environ)
 
 
@@ -348,6 +368,8 @@ def _from_service_or_state(url: str | None, state: Path | None) -> list[dict[str
         found = ask_service(url, "baselines")
         return list(found["baselines"]) if isinstance(found, dict) else list(found)
     assert state is not None
+    from stream_monitor.stored import stored_baselines
+
     return stored_baselines(state)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import logging
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from stream_monitor.app import Monitor, Pace, dead_letter, fetch, open_engine
 from stream_monitor.config import Config
+from stream_monitor.ending import Ending
 from stream_monitor.engine import Engine, Refused
 from stream_monitor.errors import PeerError, UsageError
 from stream_monitor.exposition import Service as ServiceFigures
@@ -158,12 +158,8 @@ class Service:
         self.publisher.publish(snapshot(self.engine, figures))
 
 
-def serve(config: Config, *, stop: threading.Event | None = None) -> None:
-    """Attach to the event bus and watch until SIGTERM or SIGINT. Raises MonitorError for what a person has to mend."""
-    ended = stop or threading.Event()
-    if stop is None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: ended.set())
+def serve(config: Config, ending: Ending) -> None:
+    """Attach to the event bus and watch until the end. Raises MonitorError for what a person has to mend."""
     store = Store(config.state)
     try:
         engine = open_engine(config, store)
@@ -171,7 +167,8 @@ def serve(config: Config, *, stop: threading.Event | None = None) -> None:
         dead_letters = open_sink(config) if config.source.dead_letter_topic else None
         service = Service(config, engine, source, dead_letters=dead_letters)
         log.info("started", extra=fields(state=str(config.state), positions=len(engine.positions())))
-        service.run(ended)
+        ending.in_order = True
+        service.run(ending.asked)
         log.info("stopped")
     finally:
         store.close()
