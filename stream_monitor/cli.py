@@ -52,13 +52,13 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         given = sys.argv[1:] if arguments is None else arguments
         result = typer.main.get_command(app).main(args=_spread(given), standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except UsageError as error:
-        err.print(f"stream-monitor: {error}", markup=False)
-        for problem in error.problems:
-            err.print(f"  {problem}", markup=False)
-        return error.exit_code
     except MonitorError as error:
         err.print(f"stream-monitor: {error}", markup=False)
+        for problem in error.problems if isinstance(error, UsageError) else ():
+            err.print(f"  {problem}", markup=False)
+        # A client's thread may outlive us with the error in hand, and with it all that our frames hold: DuckDB's
+        # connections would still be there when the interpreter is not, and it says so on stderr.
+        traceback.clear_frames(error.__traceback__)
         return error.exit_code
     except typer.Abort:
         return 130

@@ -1,4 +1,4 @@
-"""The command line as a process: what it loads, and how it ends when it is told to while it starts."""
+"""The command line as a process: what it loads, and how it ends before it has begun."""
 
 from __future__ import annotations
 
@@ -81,3 +81,12 @@ def test_a_signal_ends_a_service_that_is_still_starting(
     process.send_signal(number)
     said = process.communicate(timeout=5)
     assert (process.returncode, *said) == (0, "", "")
+
+
+@pytest.mark.slow
+def test_a_broker_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    """Exit code 4 and nothing else on stderr: no traceback, no word of what was not let go of."""
+    process = start("run", "--config", str(configuration(tmp_path)))
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, len(err.splitlines())) == (4, "", 1), err
+    assert "no Kafka broker answers" in err
