@@ -47,8 +47,8 @@ def metrics(profile: OutcomeProfile) -> dict[str, Metric]:
     """Every metric of the profile's task; a metric without the rows it needs is NaN.
 
     Regression: mae, mse, rmse, r2, bias. Binary: accuracy, precision, recall, f1, auc, log_loss, brier.
-    Several classes: accuracy, weighted_precision, weighted_recall, weighted_f1 (weights: rows of each true class),
-    log_loss.
+    Several classes: accuracy, log_loss; precision, recall and f1 as plain means over the classes; weighted_precision,
+    weighted_recall, weighted_f0_5, weighted_f1 and weighted_f2 as means weighted by the rows of each true class.
     """
     if profile.task is Task.REGRESSION:
         return _regression(profile)
@@ -197,54 +197,91 @@ def _probabilistic(profile: OutcomeProfile, prevalence: Floats, *, has_brier: bo
     }
 
 
+_SHAPES = {"precision": (1.0, 0.0), "recall": (0.0, 1.0), "f1": (1.0, 1.0), "f0_5": (1.0, 0.25), "f2": (1.0, 4.0)}
+"""Each ratio of a class is (c + t) hits / (c chosen + t support): its c and t."""
+
+_MACRO = ("precision", "recall", "f1")
+_WEIGHTED = ("precision", "f0_5", "f1", "f2")
+
+
 def _multiclass(profile: OutcomeProfile) -> dict[str, Metric]:
-    labels = sorted({label for pair in profile.pairs for label in pair})
-    index = {label: k for k, label in enumerate(labels)}
-    truth = np.array([index[truth] for truth, _ in profile.pairs], dtype=np.int64)
-    predicted = np.array([index[predicted] for _, predicted in profile.pairs], dtype=np.int64)
-    count = np.array(list(profile.pairs.values()), dtype=np.float64)
-    n = int(count.sum())
+    n = sum(profile.pairs.values())
     if n == 0:
-        names = ("accuracy", "weighted_precision", "weighted_recall", "weighted_f1")
+        names = ("accuracy", *_MACRO, "weighted_recall", *(f"weighted_{name}" for name in _WEIGHTED))
         return dict.fromkeys(names, Metric(NAN, NAN, NAN, NAN))
-    hit = truth == predicted
-    support = _by_class(truth, weights=count, classes=len(labels))
-    chosen = _by_class(predicted, weights=count, classes=len(labels))
-    hits = _by_class(truth[hit], weights=count[hit], classes=len(labels))
-    top = float(support.max()) / n
-    right = int(hits.sum())
-    precision = _divide(hits, chosen)
-    f1 = _divide(2 * hits, support + chosen)
-    # How a class's own ratio moves with one more row: a hit, a row it was predicted for, a row it is the truth of.
-    by_precision = (_divide(np.ones_like(hits), chosen), _divide(-precision, chosen), np.zeros_like(hits))
-    per_row = _divide(-f1, support + chosen)
-    by_f1 = (_divide(2 * np.ones_like(hits), support + chosen), per_row, per_row)
-    weigh = _Weighted(truth, predicted, count, support, n)
+    confusion = _Confusion.of(profile)
+    accuracy = _proportion(int(confusion.hits.sum()), n, constant=float(confusion.support.max()) / n)
     return {
-        "accuracy": _proportion(right, n, constant=top),
-        "weighted_precision": weigh.metric(precision, by_precision, constant=top * top),
-        "weighted_recall": _proportion(right, n, constant=top),
-        "weighted_f1": weigh.metric(f1, by_f1, constant=top * 2 * top / (1 + top)),
+        "accuracy": accuracy,
+        **{name: confusion.macro(*_SHAPES[name]) for name in _MACRO},
+        "weighted_recall": accuracy,
+        **{f"weighted_{name}": confusion.weighted(*_SHAPES[name]) for name in _WEIGHTED},
     }
 
 
 @dataclass(frozen=True, slots=True)
-class _Weighted:
-    """Sparse confusion: `count` rows of class `truth` predicted as `predicted`; `support` rows a class, n in all."""
+class _Confusion:
+    """Sparse confusion: `count` rows of class `truth` predicted as `predicted`, and by class: truths, choices, hits."""
 
     truth: Ints
     predicted: Ints
     count: Floats
     support: Floats
-    n: int
+    chosen: Floats
+    hits: Floats
 
-    def metric(self, ratio: Floats, slopes: tuple[Floats, Floats, Floats], *, constant: float) -> Metric:
-        """Mean of a class ratio weighted by support, with the delta method's interval over multinomial cells."""
-        value = float((self.support * ratio).sum() / self.n)
-        by_hit, by_chosen, by_truth = (self.support * slope for slope in slopes)
-        slope = ratio[self.truth] - value + by_chosen[self.predicted] + by_truth[self.truth]
-        slope = slope + np.where(self.truth == self.predicted, by_hit[self.truth], 0.0)
-        error = CONFIDENCE_Z * math.sqrt(float((self.count * slope**2).sum())) / self.n
+    @classmethod
+    def of(cls, profile: OutcomeProfile) -> _Confusion:
+        """The confusion of a profile of several classes."""
+        labels = sorted({label for pair in profile.pairs for label in pair})
+        index = {label: k for k, label in enumerate(labels)}
+        truth = np.array([index[truth] for truth, _ in profile.pairs], dtype=np.int64)
+        predicted = np.array([index[predicted] for _, predicted in profile.pairs], dtype=np.int64)
+        count = np.array(list(profile.pairs.values()), dtype=np.float64)
+        hit = truth == predicted
+        return cls(
+            truth,
+            predicted,
+            count,
+            support=_by_class(truth, weights=count, classes=len(labels)),
+            chosen=_by_class(predicted, weights=count, classes=len(labels)),
+            hits=_by_class(truth[hit], weights=count[hit], classes=len(labels)),
+        )
+
+    def macro(self, by_chosen: float, by_truth: float) -> Metric:
+        """The plain mean of a ratio over the classes that are a truth or a prediction."""
+        classes = len(self.support)
+        ratio = self._ratio(by_chosen, by_truth)
+        slope = self._slope(ratio, by_chosen, by_truth, weight=np.full(classes, 1 / classes))
+        constant = self._of_constant(by_chosen, by_truth) / np.count_nonzero(self.support)
+        return self._metric(float(ratio.mean()), slope, constant)
+
+    def weighted(self, by_chosen: float, by_truth: float) -> Metric:
+        """The mean of a ratio weighted by the truths of each class."""
+        n = self.count.sum()
+        ratio = self._ratio(by_chosen, by_truth)
+        value = float((self.support * ratio).sum() / n)
+        slope = self._slope(ratio, by_chosen, by_truth, weight=self.support / n) + (ratio[self.truth] - value) / n
+        return self._metric(value, slope, self._of_constant(by_chosen, by_truth) * float(self.support.max() / n))
+
+    def _ratio(self, by_chosen: float, by_truth: float) -> Floats:
+        return _divide((by_chosen + by_truth) * self.hits, by_chosen * self.chosen + by_truth * self.support)
+
+    def _slope(self, ratio: Floats, by_chosen: float, by_truth: float, *, weight: Floats) -> Floats:
+        """How the sum of `weight` x ratio moves with one more row in each cell, the weights kept."""
+        per_row = _divide(weight, by_chosen * self.chosen + by_truth * self.support)
+        hit = np.where(self.truth == self.predicted, (by_chosen + by_truth) * per_row[self.truth], 0.0)
+        lost = ratio * per_row
+        return np.asarray(hit - by_chosen * lost[self.predicted] - by_truth * lost[self.truth], dtype=np.float64)
+
+    def _of_constant(self, by_chosen: float, by_truth: float) -> float:
+        """The ratio of the most frequent class where it is always predicted; that of all others is 0."""
+        top = float(self.support.max() / self.count.sum())
+        return (by_chosen + by_truth) * top / (by_chosen + by_truth * top)
+
+    def _metric(self, value: float, slope: Floats, constant: float) -> Metric:
+        """With the delta method's interval over multinomial cells."""
+        error = CONFIDENCE_Z * math.sqrt(float((self.count * slope**2).sum()))
         return Metric(value, max(value - error, 0.0), min(value + error, 1.0), constant)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -156,15 +157,22 @@ def test_regression_intervals_hold_the_truth_in_95_of_100(name: str) -> None:
     assert 0.91 <= held / 400 <= 0.985
 
 
-def weighted(truth: Sequence[str], predicted: Sequence[str]) -> dict[str, float]:
-    """Weighted precision, recall and F1 by a loop over classes."""
-    n, found = len(truth), {"weighted_precision": 0.0, "weighted_recall": 0.0, "weighted_f1": 0.0}
-    for label in set(truth):
+def of_classes(truth: Sequence[str], predicted: Sequence[str]) -> dict[str, float]:
+    """Precision, recall and F of several classes by a loop over them: plain means, and weighted by their truths."""
+    n, found, labels = len(truth), defaultdict[str, float](float), {*truth, *predicted}
+    for label in labels:
         hits = sum(t == p == label for t, p in zip(truth, predicted, strict=True))
         support, chosen = list(truth).count(label), list(predicted).count(label)
-        found["weighted_precision"] += support / n * (hits / chosen if chosen else 0.0)
-        found["weighted_recall"] += hits / n
-        found["weighted_f1"] += support / n * 2 * hits / (support + chosen)
+        precision = hits / chosen if chosen else 0.0
+        recall = hits / support if support else 0.0
+        ratios = {"precision": precision, "recall": recall}
+        for name, beta in {"f0_5": 0.5, "f1": 1.0, "f2": 2.0}.items():
+            below = beta**2 * precision + recall
+            ratios[name] = (1 + beta**2) * precision * recall / below if below else 0.0
+        for name, ratio in ratios.items():
+            found[f"weighted_{name}"] += support / n * ratio
+        for name in ("precision", "recall", "f1"):
+            found[name] += ratios[name] / len(labels)
     return found
 
 
@@ -180,20 +188,20 @@ def test_multiclass_metrics_are_those_of_a_loop() -> None:
     """With a class that is never true and one that is rare; log loss from the truth's probability."""
     truth, predicted = several(2_000, 1)
     found = metrics(classes(truth, predicted))
-    for name, value in weighted(truth, predicted).items():
+    for name, value in of_classes(truth, predicted).items():
         assert found[name].value == pytest.approx(value, rel=1e-12), name
     assert found["accuracy"].value == np.mean(np.array(truth) == np.array(predicted))
     assert found["accuracy"].best_constant == truth.count("a") / 2_000
-    constant = weighted(truth, ["a"] * 2_000)
+    constant = of_classes(truth, ["a"] * 2_000)
     for name, value in constant.items():
         assert found[name].best_constant == pytest.approx(value), name
     assert found["log_loss"].value == pytest.approx(math.log(2))
 
 
-@pytest.mark.parametrize("name", ["weighted_precision", "weighted_f1"])
+@pytest.mark.parametrize("name", ["precision", "recall", "f1", "weighted_precision", "weighted_f1", "weighted_f2"])
 def test_multiclass_intervals_hold_the_truth_in_95_of_100(name: str) -> None:
     """The delta method over multinomial cells, 300 samples of 500 rows."""
-    target = weighted(*several(200_000, 5))[name]
+    target = of_classes(*several(200_000, 5))[name]
     held = 0
     for seed in range(300):
         found = metrics(classes(*several(500, 100 + seed)))[name]
