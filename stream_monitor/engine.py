@@ -14,11 +14,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from stream_monitor.config import Config
+from stream_monitor.config import Config, duration_text
 from stream_monitor.judge.baseline import Baseline
 from stream_monitor.names import Names
 from stream_monitor.outcomes import Outcomes
@@ -34,12 +35,15 @@ from stream_monitor.records import (
     Inferences,
     Ints,
     Labels,
+    LineKey,
     ModelKey,
     PartitionId,
     Poll,
     RawBatch,
     Reason,
+    Score,
     Stream,
+    Verdict,
 )
 from stream_monitor.store import DAYS, FIVE_MINUTES, HOURS, PANES, SCORES, SKETCHES, Store
 from stream_monitor.truth import DAY_US, Ledger, Truth
@@ -64,6 +68,9 @@ NAMES_PER_MODEL = 10
 
 MOST_OUTCOMES = 1_000
 """Outcome names told apart; an outcome name made of ids must not fill the memory."""
+
+WINDOWS_LOADED = 8
+"""How many windows back the latest scores of a line are looked for at start: what is older is history."""
 
 STORM_RECORDS = 1_000
 """The stretch over which more than half refused is a storm: a bad deploy or a bad mapping, not noise."""
@@ -132,6 +139,7 @@ class Engine:
         self.given: dict[ModelKey, Baseline] = {ModelKey(b.model, b.version): b for b in baselines}
         for index in range(len(self.names.versions)):
             self.versions[index] = Version.load(index, self)
+        self._load_latest()
         self.outcomes = Outcomes.load(self)
         self.recent = RecentPredictions(config.duplicate_horizon * MICROSECONDS)
         self._forget_before = NO_TIME
@@ -155,6 +163,22 @@ class Engine:
             if wanted in self.given:
                 return replace(self.given[wanted], model=key.model, version=key.version)
         return None
+
+    def _load_latest(self) -> None:
+        """The scores of each line's newest closed window, as far as that ended lately."""
+        if self.sealed_us is None:
+            return
+        lines = {line.number: line for version in self.versions.values() for line in version.lines.values()}
+        for seconds in self.config.windows:
+            since = self.sealed_us - WINDOWS_LOADED * seconds * MICROSECONDS
+            scores = (
+                f"(select * from {self.store.relation(SCORES, since)} where window_seconds = {seconds} "
+                f"and start_us >= {since} and subject_kind <> 'metric')"
+            )
+            newest = f"(select line, max(start_us) as start_us from {scores} group by line)"
+            for row in self.store.query(f"select * from {scores} semi join {newest} using (line, start_us)").to_pylist():
+                line = lines[row.pop("line")]
+                line.latest.setdefault(seconds, []).append(_score(line.key, row))
 
     def _resume(self) -> None:
         """Take up positions, clocks and the recent predictions where the state file left them."""
@@ -578,6 +602,13 @@ class Engine:
 
 FIVE_MINUTES_KEPT_SECONDS = 2 * 86_400
 """Trailing windows of up to two days are sums of five-minute profiles; longer ones of hours."""
+
+
+def _score(line: LineKey, row: dict[str, Any]) -> Score:
+    """A row of the scores' shelf, its line given."""
+    seconds, start_us, verdict = row.pop("window_seconds"), row.pop("start_us"), Verdict(row.pop("verdict"))
+    end_us = start_us + seconds * MICROSECONDS
+    return Score(line, duration_text(seconds), start_us, end_us, **row, verdict=verdict)
 
 
 def _number(text: str | None) -> int | None:

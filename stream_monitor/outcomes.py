@@ -137,6 +137,10 @@ class Outcomes:
         for key, body in store.states("arrivals").items():
             line, outcome = key.split("/")
             outcomes._arrivals[(int(line), int(outcome))] = _Arrivals.from_bytes(body)
+        for key, body in store.newest_windows("arrival").items():
+            number, which, seconds, start = (int(part) for part in key.split("/"))
+            if seconds in engine.config.windows:
+                outcomes._latest[(number, which, seconds)] = (start, OutcomeProfile.from_bytes(body))
         return outcomes
 
     # -- predictions made ------------------------------------------------------------------------

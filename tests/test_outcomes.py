@@ -1,0 +1,118 @@
+"""Labels through an engine that is fed by hand: what they say of a model, and what of it a restart forgets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream_monitor import history
+from stream_monitor.app import decode_poll, make_decoder
+from stream_monitor.config import parse
+from stream_monitor.engine import Engine
+from stream_monitor.exposition import render
+from stream_monitor.records import Binding, Incident, PartitionId, Stream
+from stream_monitor.source.memory import MemorySource
+from stream_monitor.store import Store
+
+EVENTS, LABELS = PartitionId(Stream.INFERENCE, "t", 0), PartitionId(Stream.GROUND_TRUTH, "l", 0)
+CONFIG: dict[str, Any] = {
+    "pane": "1s",
+    "allowed_lateness": "1s",
+    "windows": ["30s", "1m"],
+    "drift": {"learn_from": 200, "detectors": ["adwin"]},
+    "models": {"m": {"task": "binary", "positive_label": "yes", "segments": ["market"]}},
+}
+START = 1_790_000_040  # a multiple of 60 s
+
+
+class Story:
+    """An engine on a state file, and what it is told."""
+
+    def __init__(self, folder: Path) -> None:
+        self._state = folder / "state.duckdb"
+        self._config = parse(CONFIG, {})
+        self._source = MemorySource([Binding(p.stream, p.topic) for p in (EVENTS, LABELS)])
+        self._source.start({})
+        self._open()
+
+    def _open(self) -> None:
+        self._store = Store(self._state)
+        self.engine = Engine(self._config, self._store)
+
+    def restart(self) -> None:
+        """As after a crash right behind a checkpoint."""
+        self._store.close()
+        self._open()
+
+    def close(self) -> None:
+        """Let go of the state file."""
+        self._store.close()
+
+    def tell(self, events: Iterable[dict[str, Any]], labels: Iterable[dict[str, Any]] = ()) -> list[Incident]:
+        """Feed events and labels and commit; the incidents that changed."""
+        for partition, bodies in ((EVENTS, events), (LABELS, labels)):
+            self._source.extend(partition, [json.dumps(body).encode() for body in bodies])
+        decoder = make_decoder(self._config)
+        poll = self._source.poll(100_000, 0.0)
+        for batch in decode_poll(decoder, poll):
+            self.engine.offer(batch)
+        self.engine.note_poll(poll, 0.0)
+        for now in (0.0, 1e6):  # the second step finds every partition idle, so that nothing holds time back
+            self.engine.step(now, seal_now=True)
+            self.engine.join(now)
+        return self.engine.checkpoint()
+
+
+@pytest.fixture
+def story(tmp_path: Path) -> Iterable[Story]:
+    """A story that has not begun."""
+    made = Story(tmp_path)
+    yield made
+    made.close()
+
+
+def event(number: int, seconds: float) -> dict[str, Any]:
+    """An event of one of two segments with a prediction."""
+    return {
+        "inference_id": number,
+        "model": "m",
+        "timestamp": START + seconds,
+        "features": {"a": number * 7 % 17},
+        "prediction": {"label": "yes" if number % 2 else "no", "score": 0.9 if number % 2 else 0.1},
+        "segment": {"market": "eu" if number % 3 else "us"},
+    }
+
+
+def label(number: int, seconds: float, *, right: bool) -> dict[str, Any]:
+    """Its truth."""
+    return {"inference_id": number, "label": "yes" if right == bool(number % 2) else "no", "timestamp": START + seconds}
+
+
+def traffic(first: int, last: int, wrong: Callable[[int], bool]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Ten events a second and their labels, half a second after them."""
+    numbers = range(first, last)
+    return [event(n, n / 10) for n in numbers], [label(n, n / 10 + 0.5, right=not wrong(n)) for n in numbers]
+
+
+def series(engine: Engine, *families: str) -> list[str]:
+    """The lines of some families."""
+    return [line for line in render(engine).decode().splitlines() if line.startswith(families)]
+
+
+def test_a_restart_loses_no_figure_of_the_windows_that_closed(story: Story) -> None:
+    """What arrived in the newest closed window and its scores are shown again at once, not when the next one closes."""
+    families = ("stream_monitor_performance", "stream_monitor_segment_performance",
+                "stream_monitor_segment_feature_drift_score", "stream_monitor_label_coverage_ratio")  # fmt: skip
+    story.tell(*traffic(0, 2000, lambda n: n % 10 == 0))
+    before, features = series(story.engine, *families), history.features(story.engine, 0)
+    assert {line.partition("{")[0] for line in before} >= set(families)
+    for basis in ("arrival", "cohort"):
+        assert any(f'basis="{basis}"' in line for line in before)
+    story.restart()
+    assert series(story.engine, *families) == before
+    assert history.features(story.engine, 0) == features
+    assert all(feature["latest"] for feature in features)
