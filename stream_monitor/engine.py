@@ -560,7 +560,8 @@ class Engine:
         # What stands is never older than what was told of: its evidence may have grown since.
         fresh = {i.id: i for i in changed} | {i.id: i for i in standing.values() if self._written.get(i.id) != i}
         self.store.put_incidents([incident_row(incident) for incident in fresh.values()])
-        self._written = {i: standing[i] for i in standing}
+        self._written = standing
+        self._known_incidents = set(standing)  # one that closed is not told of again
 
     def _expire(self) -> None:
         """Drop what is kept no longer: retention for profiles, the label horizon for predictions and labels."""

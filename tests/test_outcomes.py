@@ -116,3 +116,14 @@ def test_a_restart_loses_no_figure_of_the_windows_that_closed(story: Story) -> N
     assert series(story.engine, *families) == before
     assert history.features(story.engine, 0) == features
     assert all(feature["latest"] for feature in features)
+
+
+def test_incidents_that_are_over_are_forgotten(story: Story) -> None:
+    """Each is counted once, and the memory of which were counted does not grow with them."""
+    story.tell(*traffic(0, 300, lambda n: False))
+    for step in range(3):
+        story.engine.note_loss(EVENTS, 10, 20)
+        story.tell(*traffic(300 + 10 * step, 310 + 10 * step, lambda n: False))
+    lost = {"kind": "data_loss", "model": "m"}
+    assert history.total(story.engine, "incidents_opened", **lost) == 3
+    assert story.engine._known_incidents == set()
