@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from stream_monitor.config import SourceConfig
 from stream_monitor.errors import PeerError, UsageError
@@ -236,5 +237,5 @@ def _fetched(place: Place, messages: Sequence[Any]) -> Fetched:
     offset = np.fromiter((m.offset() for m in messages), np.int64, n)
     time_ms = np.fromiter((m.timestamp()[1] for m in messages), np.int64, n)
     headers = [m.headers() or () for m in messages]
-    values = [m.value() for m in messages]
-    return Fetched(place, offset, values, microseconds(time_ms), headers if any(headers) else None)
+    value = pa.array([m.value() for m in messages], pa.binary())
+    return Fetched(place, offset, value, microseconds(time_ms), headers if any(headers) else None)

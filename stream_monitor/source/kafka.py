@@ -25,6 +25,7 @@ from kafka.structs import OffsetAndMetadata, TopicPartition
 from stream_monitor.config import SourceConfig
 from stream_monitor.errors import DataLossError, PeerError
 from stream_monitor.records import NO_TIME, Binding, Ints, PartitionId, Poll, RawBatch, Stream
+from stream_monitor.source.batches import DIRECT, Headers, columns_of, read_columns
 from stream_monitor.source.protocol import Loss
 
 _log = logging.getLogger(__name__)
@@ -55,9 +56,9 @@ class Fetched(NamedTuple):
 
     place: Place
     offset: Ints
-    value: list[bytes | None]
+    value: pa.Array  # binary
     time_us: Ints  # NO_TIME where the broker gave none
-    headers: list[Sequence[tuple[str, bytes]]] | None  # None: no record has any
+    headers: list[Headers] | None  # None: no record has any
 
 
 class OffsetsGoneError(Exception):
@@ -303,7 +304,7 @@ def _milliseconds(moment: datetime) -> int:
 
 def _batch(binding: Binding, parts: Sequence[Fetched], partitions: tuple[PartitionId, ...]) -> RawBatch:
     sizes = [len(p.offset) for p in parts]
-    headers: list[Sequence[tuple[str, bytes]]] | None = None
+    headers: list[Headers] | None = None
     if any(p.headers is not None for p in parts):
         headers = [h for p in parts for h in (p.headers or [()] * len(p.offset))]
     return RawBatch(
@@ -311,7 +312,7 @@ def _batch(binding: Binding, parts: Sequence[Fetched], partitions: tuple[Partiti
         partitions=partitions,
         partition=np.repeat(np.arange(len(parts), dtype=np.int32), sizes),
         offset=np.concatenate([p.offset for p in parts]),
-        value=pa.array([v for p in parts for v in p.value], pa.binary()),
+        value=pa.concat_arrays([p.value for p in parts]),
         record_time_us=np.concatenate([p.time_us for p in parts]),
         headers=headers,
     )
@@ -378,9 +379,12 @@ class PythonClient:
                 max_partition_fetch_bytes=4_000_000,
                 fetch_max_bytes=16_000_000,
                 receive_buffer_bytes=1_000_000,
+                proxy_url=DIRECT,
             )
         except (KafkaError, OSError) as error:
             raise unreachable(self._config, error) from error
+        if not read_columns(self._consumer):
+            _log.warning("this release of kafka-python is not the one we know how to read fast")
 
     def partitions(self, topics: Iterable[str]) -> Mapping[str, Iterable[int]]:
         # Asking for a topic that is not known waits for the broker without a limit.
@@ -487,11 +491,8 @@ class PythonClient:
 
 
 def _fetched(place: Place, records: Sequence[Any]) -> Fetched:
-    n = len(records)
-    offset = np.fromiter((r.offset for r in records), np.int64, n)
-    time_ms = np.fromiter((r.timestamp for r in records), np.int64, n)
-    headers = [r.headers for r in records] if any(r.headers for r in records) else None
-    return Fetched(place, offset, [r.value for r in records], microseconds(time_ms), headers)
+    found = columns_of(records)
+    return Fetched(place, found.offset, found.value, microseconds(found.time_ms), found.headers)
 
 
 def microseconds(time_ms: Ints) -> Ints:
