@@ -146,8 +146,9 @@ class Engine:
         self._resume()
         self.changed: dict[str, Incident] = {}
         self._written: dict[str, Incident] = {}
+        self._worsened_us: dict[str, int] = {}
         self._known_incidents = {
-            incident.id
+            incident.id: incident.severity
             for v in self.versions.values()
             for line in v.lines.values()
             for incident in line.book.open_incidents
@@ -176,7 +177,9 @@ class Engine:
                 f"and start_us >= {since} and subject_kind <> 'metric')"
             )
             newest = f"(select line, max(start_us) as start_us from {scores} group by line)"
-            for row in self.store.query(f"select * from {scores} semi join {newest} using (line, start_us)").to_pylist():
+            for row in self.store.query(
+                f"select * from {scores} semi join {newest} using (line, start_us)"
+            ).to_pylist():
                 line = lines[row.pop("line")]
                 line.latest.setdefault(seconds, []).append(_score(line.key, row))
 
@@ -464,15 +467,29 @@ class Engine:
     def note(self, incidents: Sequence[Incident]) -> None:
         """Take incidents that opened, changed or closed into the next checkpoint."""
         self.count_opened(incidents)
-        self.changed.update({incident.id: incident for incident in incidents})
+        self.changed.update(
+            {i.id: replace(i, worsened_us=self._worsened_us.get(i.id, i.worsened_us)) for i in incidents}
+        )
 
-    def count_opened(self, incidents: Sequence[Incident]) -> None:
-        """Count incidents under the severity they open with, before what follows in the same step raises it."""
+    def count_opened(self, incidents: Sequence[Incident], *, now_us: int | None = None) -> None:
+        """Count incidents under the severity they open with, before what follows in the same step raises it.
+
+        `now_us`: the time of the evidence, None for that of the newest window of the line.
+        """
         for incident in incidents:
-            if incident.id not in self._known_incidents:
-                self._known_incidents.add(incident.id)
+            known = self._known_incidents.get(incident.id)
+            if known is None:
                 self.count("incidents_opened", 1, model=incident.line.model, version=incident.line.version,
                            kind=incident.kind, severity=incident.severity)  # fmt: skip
+            elif known != incident.severity:  # it never falls
+                self._worsened_us[incident.id] = self._newest_window_us(incident) if now_us is None else now_us
+            self._known_incidents[incident.id] = incident.severity
+
+    def _newest_window_us(self, incident: Incident) -> int:
+        index = self.names.version_index(ModelKey(incident.line.model, incident.line.version))
+        assert index is not None
+        closed = self.versions[index].lines[incident.line.segment].latest.values()
+        return max((scores[0].window_end_us for scores in closed if scores), default=incident.opened_us)
 
     def _seal_joined(self, now_seconds: float) -> None:
         """Outcomes are ordered by the slower of the two streams: no earlier one can come any more."""
@@ -561,7 +578,9 @@ class Engine:
         fresh = {i.id: i for i in changed} | {i.id: i for i in standing.values() if self._written.get(i.id) != i}
         self.store.put_incidents([incident_row(incident) for incident in fresh.values()])
         self._written = standing
-        self._known_incidents = set(standing)  # one that closed is not told of again
+        # One that closed is not told of again.
+        self._known_incidents = {i: incident.severity for i, incident in standing.items()}
+        self._worsened_us = {i: at for i, at in self._worsened_us.items() if i in standing}
 
     def _expire(self) -> None:
         """Drop what is kept no longer: retention for profiles, the label horizon for predictions and labels."""

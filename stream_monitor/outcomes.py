@@ -426,7 +426,7 @@ class Outcomes:
             onset_of=lambda s: self._onset(line, outcome, held.reference, window, s),
             describe=describe_errors,
         )
-        self.engine.count_opened(incidents)
+        self.engine.count_opened(incidents, now_us=end_us)
         changed.update({incident.id: incident for incident in incidents})
 
     def _onset(self, line: Line, outcome: int, reference: OutcomeProfile | None, window: _Window, score: Score) -> int:

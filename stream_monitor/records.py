@@ -314,6 +314,7 @@ class Incident:
     subjects: tuple[Evidence, ...]  # the strongest first
     baseline_id: str | None
     summary: str
+    worsened_us: int | None = None  # when its severity last rose, as far as that is known
 
 
 Json = Mapping[str, Any]

@@ -23,7 +23,7 @@ CONFIG: dict[str, Any] = {
     "pane": "1s",
     "allowed_lateness": "1s",
     "windows": ["30s", "1m"],
-    "drift": {"learn_from": 200, "detectors": ["adwin"]},
+    "drift": {"learn_from": 800, "detectors": ["adwin"]},
     "models": {"m": {"task": "binary", "positive_label": "yes", "segments": ["market"]}},
 }
 START = 1_790_000_040  # a multiple of 60 s
@@ -75,14 +75,15 @@ def story(tmp_path: Path) -> Iterable[Story]:
     made.close()
 
 
-def event(number: int, seconds: float) -> dict[str, Any]:
-    """An event of one of two segments with a prediction."""
+def event(number: int, seconds: float, *, yes: bool | None = None) -> dict[str, Any]:
+    """An event of one of two segments; every second prediction is yes, unless it is said."""
+    chosen = bool(number % 2) if yes is None else yes
     return {
         "inference_id": number,
         "model": "m",
         "timestamp": START + seconds,
         "features": {"a": number * 7 % 17},
-        "prediction": {"label": "yes" if number % 2 else "no", "score": 0.9 if number % 2 else 0.1},
+        "prediction": {"label": "yes" if chosen else "no", "score": 0.9 if chosen else 0.1},
         "segment": {"market": "eu" if number % 3 else "us"},
     }
 
@@ -96,6 +97,12 @@ def traffic(first: int, last: int, wrong: Callable[[int], bool]) -> tuple[list[d
     """Ten events a second and their labels, half a second after them."""
     numbers = range(first, last)
     return [event(n, n / 10) for n in numbers], [label(n, n / 10 + 0.5, right=not wrong(n)) for n in numbers]
+
+
+def never(number: int) -> bool:
+    """No prediction is wrong."""
+    del number
+    return False
 
 
 def series(engine: Engine, *families: str) -> list[str]:
@@ -120,10 +127,27 @@ def test_a_restart_loses_no_figure_of_the_windows_that_closed(story: Story) -> N
 
 def test_incidents_that_are_over_are_forgotten(story: Story) -> None:
     """Each is counted once, and the memory of which were counted does not grow with them."""
-    story.tell(*traffic(0, 300, lambda n: False))
+    story.tell(*traffic(0, 900, never))
     for step in range(3):
         story.engine.note_loss(EVENTS, 10, 20)
-        story.tell(*traffic(300 + 10 * step, 310 + 10 * step, lambda n: False))
+        story.tell(*traffic(900 + 10 * step, 910 + 10 * step, never))
     lost = {"kind": "data_loss", "model": "m"}
     assert history.total(story.engine, "incidents_opened", **lost) == 3
-    assert story.engine._known_incidents == set()
+    assert story.engine._known_incidents == {}
+
+
+def test_what_grows_worse_says_when(story: Story) -> None:
+    """The end of the window that raised the severity, for labels as for features: not when the incident opened."""
+    story.tell(*traffic(0, 1200, lambda n: n % 10 == 0))
+    [errors] = story.tell(*traffic(1200, 1800, lambda n: n % 4 == 0))
+    assert (errors.severity, errors.opened_us, errors.worsened_us) == ("warning", (START + 150) * 10**6, None)
+    [errors] = story.tell(*traffic(1800, 2400, lambda n: n % 10 < 7))
+    assert (errors.severity, errors.worsened_us) == ("critical", (START + 210) * 10**6)
+    story.tell([event(n, n / 10, yes=n % 10 > 2) for n in range(2400, 3000)])
+    changed = story.tell([event(n, n / 10, yes=True) for n in range(3000, 3600)])
+    [drift] = [i for i in changed if i.kind == "prediction_drift" and not i.line.segment]
+    assert (drift.severity, drift.opened_us, drift.worsened_us) == (
+        "critical",
+        (START + 270) * 10**6,
+        (START + 330) * 10**6,
+    )

@@ -50,12 +50,18 @@ class Told:
 
 def sentence(incident: Incident, change: Change) -> str:
     """When, how bad, opened or closed, which line, what kind since when; then the summary."""
-    at = incident.opened_us if incident.closed_us is None else incident.closed_us
+    at = _time_of(incident, change)
     kind = incident.kind.replace("_", " ")
     head = (
         f"{_clock(at)} {incident.severity} {change}: {_line(incident.line)}, {kind} since {_clock(incident.onset_us)}."
     )
     return printable(f"{head} {incident.summary}")
+
+
+def _time_of(incident: Incident, change: Change) -> int:
+    if change is Change.WORSENED and incident.worsened_us is not None:
+        return incident.worsened_us
+    return incident.opened_us if incident.closed_us is None else incident.closed_us
 
 
 class Terminal:

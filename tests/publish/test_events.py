@@ -62,6 +62,12 @@ def test_closing_is_told_at_its_own_time() -> None:
     )
 
 
+def test_worsening_is_told_at_its_own_time() -> None:
+    """Not when the incident opened, where it is known when it rose."""
+    worse = incident(severity=Severity.CRITICAL, worsened_us=ONSET + 45 * MINUTE)
+    assert told(incident(), worse)[1].startswith("2026-11-21 09:25 critical worsened:")
+
+
 @pytest.mark.parametrize(
     ("before", "after", "change"),
     [
