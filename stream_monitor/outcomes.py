@@ -189,31 +189,34 @@ class Outcomes:
         for table, sign in ((met.new, 1), (met.removed, -1), (met.replaced, 1)):
             for version, outcome, rows in _groups(table):
                 self._restate(version, outcome, rows, sign)
-        if len(met.revised):
-            self._revise(met.revised)
+        if len(met.revised) or len(met.withdrawn):
+            self._revise(self._unsealed(met.revised), met.withdrawn)
         if len(met.opened):
-            floor = self.engine.joined_sealed_us
-            rows = met.opened
-            if floor is not None:
-                # Only a partition that fell idle and came back can bring one from before what is sealed.
-                joined = np.maximum(rows["joined_us"].to_numpy(), floor)
-                rows = rows.set_column(rows.schema.get_field_index("joined_us"), "joined_us", pa.array(joined))
-            self._waiting.append(rows.cast(MET_SCHEMA))
+            self._waiting.append(self._unsealed(met.opened))
             self._waiting_changed = True
 
-    def _revise(self, revised: pa.Table) -> None:
+    def _unsealed(self, rows: pa.Table) -> pa.Table:
+        """Truths at a time that is still open: only a partition that fell idle and came back can bring an earlier one."""
+        floor = self.engine.joined_sealed_us
+        if floor is not None:
+            joined = np.maximum(rows["joined_us"].to_numpy(), floor)
+            rows = rows.set_column(rows.schema.get_field_index("joined_us"), "joined_us", pa.array(joined))
+        return rows.cast(MET_SCHEMA)
+
+    def _revise(self, revised: pa.Table, withdrawn: pa.Table) -> None:
         """Correct what still waits by labels that had come when it was joined; few, so row by row."""
-        names = ("id_hi", "id_lo", "version", "outcome", "time_us")
-        truths = {tuple(row[n] for n in names): row for row in revised.to_pylist()}
+        truths = dict(zip(_made(revised), revised.to_pylist(), strict=True))
+        gone = set(_made(withdrawn))
         waiting = _together(self._waiting)
-        keys = list(zip(*(waiting[n].to_pylist() for n in names), strict=True))
-        for name in ("label", "number"):
-            texts = [
-                truths[k][name] if k in truths else v for k, v in zip(keys, waiting[name].to_pylist(), strict=True)
+        made = _made(waiting)
+        for name in ("label", "number", "joined_us"):
+            values = [
+                truths[k][name] if k in truths else v for k, v in zip(made, waiting[name].to_pylist(), strict=True)
             ]
             place = waiting.schema.get_field_index(name)
-            waiting = waiting.set_column(place, name, pa.array(texts, MET_SCHEMA.field(name).type))
-        self._waiting = [waiting]
+            waiting = waiting.set_column(place, name, pa.array(values, MET_SCHEMA.field(name).type))
+        self._waiting = [waiting.filter(pa.array([k not in gone for k in made], pa.bool_()))]
+        self._waiting_changed = True
 
     def _restate(self, version: int, outcome: int, rows: pa.Table, sign: int) -> None:
         task, positive = self._task(version, outcome, rows)
@@ -266,7 +269,7 @@ class Outcomes:
             {},
             self._reference(line, outcome, task),
             empty,
-            DetectorBank(1, makes=self.engine.config.drift.detectors),
+            DetectorBank(1, makes=self.engine.config.drift.error_detectors),
         )
 
     def rebase(self, line: Line) -> None:
@@ -276,7 +279,7 @@ class Outcomes:
         for (number, outcome), held in self._arrivals.items():
             if number == line.number:
                 held.reference = self._reference(line, outcome, held.task) or held.reference
-                held.detectors = DetectorBank(1, makes=self.engine.config.drift.detectors)
+                held.detectors = DetectorBank(1, makes=self.engine.config.drift.error_detectors)
                 self._dirty_arrivals.add((number, outcome))
 
     def _reference(self, line: Line, outcome: int, task: Task) -> OutcomeProfile | None:
@@ -538,6 +541,12 @@ class Outcomes:
             self._cohorts = {}
         if len(self._made) > CACHED_COHORTS:
             self._made = {}
+
+
+def _made(rows: pa.Table) -> list[tuple[Any, ...]]:
+    """Prediction and outcome of each row, in Python."""
+    columns = ("id_hi", "id_lo", "version", "outcome", "time_us")
+    return list(zip(*(rows[name].to_pylist() for name in columns), strict=True))
 
 
 def _together(tables: Sequence[pa.Table]) -> pa.Table:

@@ -8,7 +8,7 @@ module fetches, writes and counts.
 from __future__ import annotations
 
 import io
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,10 +18,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stream_monitor.records import MICROSECONDS, NO_TIME, Codes, Flags, Hashes, Ints
-from stream_monitor.store import JOINED, LABELS, PREDICTIONS, Store
-from stream_monitor.window.join import CORRECTED, DUPLICATE, NEW, decide, id_key, label_key, match
+from stream_monitor.store import LABELS, PREDICTIONS, Store
+from stream_monitor.window.join import (
+    NEW,
+    OUTCOME_BITS,
+    Aims,
+    Decision,
+    Truths,
+    aim,
+    decide,
+    id_key,
+    label_key,
+    truth_rank,
+    truths,
+)
 
 DAY_US = 86_400 * MICROSECONDS
+
+FAR_US = 2**62 // DAY_US * DAY_US
+"""Later than any time. A label without one speaks of the newest prediction, and waits for it however long."""
+
+FATES = ("matched", "duplicate", "corrected", "orphan_waiting")
+"""NEW, DUPLICATE and CORRECTED as the ledger names them; a NEW label without a prediction is an ORPHAN."""
+ORPHAN = len(FATES) - 1
 
 DELAY_BOUNDS_SECONDS = (1, 10, 60, 600, 3600, 21_600, 86_400, 604_800, 2_592_000)
 """The bounds of the label delay histogram; the metrics catalogue has the same, a test says so."""
@@ -57,18 +76,6 @@ LABEL_SCHEMA = pa.schema(
     ]
 )
 
-JOINED_SCHEMA = pa.schema(
-    [
-        ("seq", pa.int64()),
-        ("prediction_seq", pa.int64()),
-        ("outcome", pa.int32()),
-        ("label", pa.string()),
-        ("number", pa.float64()),
-        ("time_us", pa.int64()),
-        ("joined_us", pa.int64()),
-    ]
-)
-
 MET_SCHEMA = pa.schema(
     [
         ("id_hi", pa.uint64()),
@@ -91,11 +98,12 @@ MET_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Met:
-    """What one join brought: truths that are new, truths taken back by a correction, and what replaced these.
+    """What one join brought: truths that are new, truths taken back, and what replaced these where something did.
 
+    A truth is taken back by a correction, or when its label turns out to speak of a prediction that was not yet known.
     `opened`: the new ones as they were known at their `joined_us`, whatever a later label of the same batch made of them;
-    `revised`: corrections that came by then, so that what waits for its pane has to change. Both depend on the labels
-    in their order alone, not on how joins cut them.
+    `revised`: what has become of opened ones by labels that had come by then; `withdrawn`: opened ones whose prediction
+    has no truth any more. What all joins bring together depends on predictions and labels alone, not on how joins cut them.
     """
 
     new: pa.Table
@@ -103,6 +111,7 @@ class Met:
     replaced: pa.Table
     opened: pa.Table
     revised: pa.Table
+    withdrawn: pa.Table
 
 
 @dataclass(slots=True)
@@ -150,6 +159,36 @@ class Ledger:
         return ledger
 
 
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """Labels and predictions, each in the order they came, and what they mean for each other.
+
+    `texts` (labels,) are codes of the labels' texts, `day` (labels,) the shelves they belong on: that of the prediction a
+    label has met, so that both are forgotten together; that of its arrival for an orphan.
+    """
+
+    labels: pa.Table
+    predictions: pa.Table
+    texts: Codes
+    decision: Decision
+    aims: Aims
+    day: Ints
+    truths: Truths
+
+    def fates(self) -> Codes:
+        """The fate of each label, as a place in FATES."""
+        has_met = np.isin(np.arange(len(self.labels)), self.aims.label)
+        return np.where((self.decision.fate == NEW) & ~has_met, ORPHAN, self.decision.fate)
+
+    def pairs(self) -> Ints:
+        """One number for prediction and outcome of each truth."""
+        return (self.truths.prediction << OUTCOME_BITS) + self.truths.outcome
+
+    def firsts(self) -> Ints:
+        """One number for prediction and first label of each truth."""
+        return (self.truths.prediction << 32) + self.truths.first
+
+
 class Truth:
     """Waiting predictions, waiting labels and their ledger, on the store's open transaction."""
 
@@ -187,7 +226,7 @@ class Truth:
         seq = pa.array(np.arange(self._next_label, self._next_label + n))
         self._next_label += n
         arrival = rows["arrival_us"].to_numpy()
-        day = np.where(arrival == NO_TIME, -1, arrival // DAY_US)
+        day = np.where(arrival == NO_TIME, FAR_US, arrival) // DAY_US
         complete = rows.add_column(0, "seq", seq).append_column("day", pa.array(day))
         self._new_labels.append(complete.select(LABEL_SCHEMA.names).cast(LABEL_SCHEMA))
 
@@ -242,27 +281,33 @@ class Truth:
     # -- joining ---------------------------------------------------------------------------------
 
     def join(self, model_names: list[str]) -> Met:
-        """Meet the collected labels with the waiting predictions and new predictions with the stored labels."""
+        """Meet the collected labels with the waiting predictions and new predictions with the stored labels.
+
+        What the rows of these ids meant before and what they mean now are both read from the rows; the difference is
+        what is new. So a prediction that comes after its label, even as a second use of its id, ends as if it had come first.
+        """
         self.flush_predictions()
         batch = _concat(self._new_labels, LABEL_SCHEMA)
         self._new_labels = []
         ids = self._ids_to_look_at(batch)
         seen_up_to, self._joined_up_to = self._joined_up_to, self._next_prediction - 1
         if not len(ids):
-            return Met(*(_empty(MET_SCHEMA) for _ in range(5)))
+            return Met(*(_empty(MET_SCHEMA) for _ in range(6)))
         # Joined on one column DuckDB reads the others of matching rows only: a quarter of the time. A row of another
         # id that shares half the hash is no harm: whatever follows compares both halves.
         predictions = self._store.query(
-            f"select p.* from {self._store.relation(PREDICTIONS)} p semi join ids using (id_lo)", ids=ids
+            f"select p.* from {self._store.relation(PREDICTIONS)} p semi join ids using (id_lo) order by seq", ids=ids
         )
-        history = self._stored_labels(ids)
-        stored = _last_of_each(history)
-        joined = self._joined(predictions)
-        current, fate, risen = self._settle(batch, stored, predictions, joined)
-        history = history.filter(pa.array(~self._spent(history, predictions, joined)))
-        met = self._meet(current, pa.concat_tables([history, risen]), predictions, joined)
-        self._count_labels(batch, fate, stored, predictions, seen_up_to, model_names)
-        return met
+        stored = self._stored_labels(ids)
+        labels = pa.concat_tables([stored, batch]).combine_chunks()
+        texts = _text_codes(labels["label"])
+        known = int(np.searchsorted(predictions["seq"].to_numpy(), seen_up_to, "right"))
+        before = self._stand(stored, predictions.slice(0, known), texts[: len(stored)])
+        after = self._stand(labels, predictions, texts)
+        self._keep(stored, after)
+        self._count_labels(before, after, model_names)
+        self._count_predictions(before, after)
+        return _difference(before, after)
 
     def _ids_to_look_at(self, batch: pa.Table) -> pa.Table:
         """The ids of new labels, and of new predictions whose label came first."""
@@ -281,150 +326,88 @@ class Truth:
         return together.group_by(["id_hi", "id_lo"]).aggregate([])
 
     def _stored_labels(self, ids: pa.Table) -> pa.Table:
-        """What the keys of these ids held, in the order they came to hold it; the last row of a key is what it holds."""
+        """The labels of these ids that came before, in the order they came."""
         if self._store.is_empty(LABELS):
             return _empty(LABEL_SCHEMA)
         return self._store.query(
             f"select l.* from {self._store.relation(LABELS)} l semi join ids using (id_lo) order by seq", ids=ids
         ).cast(LABEL_SCHEMA)
 
-    def _joined(self, predictions: pa.Table) -> pa.Table:
-        """The truth each of these predictions holds now, by outcome."""
-        if self._store.is_empty(JOINED) or not len(predictions):
-            return _empty(JOINED_SCHEMA)
-        return self._store.query(
-            f"select j.* from {self._store.relation(JOINED)} j semi join wanted on j.prediction_seq = wanted.seq "
-            "qualify row_number() over (partition by prediction_seq, outcome order by j.seq desc) = 1",
-            wanted=predictions.select(["seq"]),
-        ).cast(JOINED_SCHEMA)
-
-    def _settle(
-        self, batch: pa.Table, stored: pa.Table, predictions: pa.Table, joined: pa.Table
-    ) -> tuple[pa.Table, Ints, pa.Table]:
-        """The truth every key holds after this batch, the fate of each of its labels, and those that were a truth once."""
-        if not len(batch):
-            return stored, np.zeros(0, np.int64), batch
-        spent = self._spent(stored, predictions, joined)
-        standing = stored.filter(pa.array(~spent))
-        texts = pa.chunked_array([*standing["label"].chunks, *batch["label"].chunks], pa.string())
-        codes = _text_codes(texts)
-        decision = decide(
-            _label_keys(batch),
-            batch["time_us"].to_numpy(),
-            codes[len(standing) :],
-            stored_key=_label_keys(standing),
-            stored_time_us=standing["time_us"].to_numpy(),
-            stored_text=codes[: len(standing)],
-        )
-        winners = batch.filter(pa.array(decision.winner))
-        risen = batch.filter(pa.array(decision.rose))
-        arrival = risen["arrival_us"].to_numpy()
-        # A label without a time waits for its prediction however long: its shelf is never old.
-        shelf = np.where(arrival == NO_TIME, np.int64(2**62 // DAY_US * DAY_US), arrival)
-        self._store.append(LABELS, risen, shelf)
-        kept = standing.filter(pa.array(~np.isin(_label_keys(standing), _label_keys(winners))))
-        return pa.concat_tables([kept, winners]), decision.fate.astype(np.int64), risen
-
-    @staticmethod
-    def _spent(stored: pa.Table, predictions: pa.Table, joined: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Stored labels that belong to an older prediction of an id that has been used again since: a new label is new."""
-        if not len(stored) or not len(predictions):
-            return np.zeros(len(stored), np.bool_)
-        ids = id_key(predictions["id_hi"].to_numpy(), predictions["id_lo"].to_numpy())
-        seq, time = predictions["seq"].to_numpy(), predictions["time_us"].to_numpy()
-        has_truth = np.isin(seq, joined["prediction_seq"].to_numpy())
-        key = label_key(ids, predictions["version"].to_numpy(), np.zeros(len(ids), np.int32))
-        order = np.lexsort((time, key))
-        last = np.append(key[order][1:] != key[order][:-1], True)
-        newest = order[last]
-        waiting = newest[~has_truth[newest]]
-        reused = waiting[np.isin(key[waiting], key[has_truth])]
-        if not len(reused):
-            return np.zeros(len(stored), np.bool_)
-        newest_time = dict(zip(ids[reused].tolist(), time[reused].tolist(), strict=True))
-        stored_ids = id_key(stored["id_hi"].to_numpy(), stored["id_lo"].to_numpy()).tolist()
-        times = stored["time_us"].to_pylist()
-        return np.array([t < newest_time.get(i, NO_TIME) for i, t in zip(stored_ids, times, strict=True)], np.bool_)
-
-    def _meet(self, current: pa.Table, history: pa.Table, predictions: pa.Table, joined: pa.Table) -> Met:
-        """Write the truths that are new or changed."""
-        pairs = match(
-            label_id=_ids(current),
-            label_model=current["model"].to_numpy(),
-            label_outcome=current["outcome"].to_numpy(),
-            label_time_us=current["time_us"].to_numpy(),
+    def _stand(self, labels: pa.Table, predictions: pa.Table, texts: Codes) -> _Standing:
+        """What labels and predictions, each in the order they came, mean for each other."""
+        ids, time_us = _ids(labels), labels["time_us"].to_numpy()
+        arrival_us, outcome = labels["arrival_us"].to_numpy(), labels["outcome"].to_numpy()
+        timeless = time_us == NO_TIME
+        made_us, made_arrival_us = predictions["time_us"].to_numpy(), predictions["arrival_us"].to_numpy()
+        aims = aim(
+            label_id=ids,
+            label_model=labels["model"].to_numpy(),
+            label_time_us=np.where(timeless, np.where(arrival_us == NO_TIME, FAR_US, arrival_us), time_us),
             prediction_id=_ids(predictions),
             prediction_model=self._models(predictions),
-            prediction_time_us=predictions["time_us"].to_numpy(),
-            prediction_seq=predictions["seq"].to_numpy(),
-            joined_seq=joined["prediction_seq"].to_numpy(),
-            joined_outcome=joined["outcome"].to_numpy(),
+            prediction_time_us=made_us,
         )
-        labels, made = current.take(pa.array(pairs.label)), predictions.take(pa.array(pairs.prediction))
-        before = _positions(
-            _pair_keys(joined["prediction_seq"], joined["outcome"]), _pair_keys(made["seq"], labels["outcome"])
+        placed_us = _greatest(aims, made_us[aims.prediction], np.full(len(labels), NO_TIME))
+        shelf_us = self._shelf_time(made_us, made_arrival_us)
+        return _Standing(
+            labels=_with(labels, "arrival_us", np.where(timeless & (arrival_us == NO_TIME), placed_us, arrival_us)),
+            predictions=predictions,
+            texts=texts,
+            decision=decide(label_key(ids, labels["model"].to_numpy(), outcome, aims.epoch), time_us, texts),
+            aims=aims,
+            day=_greatest(aims, shelf_us[aims.prediction] // DAY_US, labels["day"].to_numpy()),
+            truths=truths(
+                aims,
+                rank=truth_rank(time_us, texts),
+                outcome=outcome,
+                label_arrival_us=np.where(timeless, NO_TIME, arrival_us),
+                prediction_arrival_us=made_arrival_us,
+            ),
         )
-        fresh = before < 0
-        held = joined.take(pa.array(np.maximum(before, 0))) if len(joined) else _empty(JOINED_SCHEMA)
-        changed = np.zeros(len(fresh), np.bool_)
-        if len(joined):
-            same = pc.equal(held["label"], labels["label"]).to_numpy()
-            newer = labels["time_us"].to_numpy() >= held["time_us"].to_numpy()
-            changed = ~fresh & ~same.astype(bool) & newer
-        opening, first_us = _openings(labels, history, made["arrival_us"].to_numpy())
-        joined_us = np.maximum(made["arrival_us"].to_numpy(), opening["arrival_us"].to_numpy())
-        in_time = np.zeros(len(fresh), np.bool_)
-        if len(joined):
-            joined_us = np.where(fresh, joined_us, held["joined_us"].to_numpy())
-            in_time = changed & (labels["arrival_us"].to_numpy() <= joined_us)
-        met_all = _met_rows(made, labels, joined_us)
-        met = Met(
-            new=met_all.filter(pa.array(fresh)),
-            removed=_taken_back(met_all, held, changed),
-            replaced=met_all.filter(pa.array(changed)),
-            opened=_met_rows(made, opening, joined_us).filter(pa.array(fresh)),
-            revised=met_all.filter(pa.array(in_time)),
-        )
-        self._write_joined(made, labels, joined_us, fresh | changed)
-        self._count_predictions(made.filter(pa.array(fresh)), first_us[fresh], joined)
-        return met
 
-    def _write_joined(self, made: pa.Table, labels: pa.Table, joined_us: Ints, chosen: Any) -> None:
-        rows = pa.table(
-            {
-                "seq": labels["seq"],
-                "prediction_seq": made["seq"],
-                "outcome": labels["outcome"],
-                "label": labels["label"],
-                "number": labels["number"],
-                "time_us": labels["time_us"],
-                "joined_us": pa.array(joined_us),
-            }
-        ).filter(pa.array(chosen))
-        shelf = self._shelf_time(made["time_us"].to_numpy(), made["arrival_us"].to_numpy())[chosen]
-        self._store.append(JOINED, rows, shelf)
+    def _keep(self, stored: pa.Table, after: _Standing) -> None:
+        """Put new labels on their shelf, and those that met another prediction on its.
+
+        A spare one is forgotten once it is known which model it counts for.
+        """
+        n, rows = len(stored), _with(after.labels, "day", after.day)
+        needed = ~after.decision.spare[n:] | (self._owners(after)[n:] < 0)
+        moved = stored["day"].to_numpy() != after.day[:n]
+        gone = stored.filter(pa.array(moved))
+        for day in np.unique(gone["day"].to_numpy()).tolist():
+            self._store.query(
+                f"delete from {LABELS.table(day)} where seq in (select seq from gone) returning seq", gone=gone
+            )
+        wanted = rows.filter(pa.array(np.append(moved, needed)))
+        self._store.append(LABELS, wanted, wanted["day"].to_numpy() * DAY_US)
 
     # -- counting --------------------------------------------------------------------------------
 
-    def _count_predictions(self, made: pa.Table, times: Ints, joined: pa.Table) -> None:
-        """First truths: the prediction is labelled, and its delay is known where its first label has a time (`times`)."""
-        seq = made["seq"].to_numpy()
-        _, first = np.unique(seq, return_index=True)
-        first = first[~np.isin(seq[first], joined["prediction_seq"].to_numpy())]
-        chosen = made.take(pa.array(first))
-        version = chosen["version"].to_numpy()
-        day = self._shelf_time(chosen["time_us"].to_numpy(), chosen["arrival_us"].to_numpy()) // DAY_US
-        for (d, v), count in _counts(day, version):
-            self.ledger.labelled[v] += count
-            if (d, v) in self.ledger.prediction_days:
-                self.ledger.prediction_days[(d, v)][1] += count
-        known = times != NO_TIME
-        delay = np.maximum(times[known] - made["time_us"].to_numpy()[known], 0)
+    def _count_predictions(self, before: _Standing, after: _Standing) -> None:
+        """First truths: the prediction is labelled, and its delay is known where its first label has a time."""
+        had, has = np.unique(before.truths.prediction), np.unique(after.truths.prediction)
+        for rows, sign in ((np.setdiff1d(had, has), -1), (np.setdiff1d(has, had), 1)):
+            chosen = after.predictions.take(pa.array(rows))
+            day = self._shelf_time(chosen["time_us"].to_numpy(), chosen["arrival_us"].to_numpy()) // DAY_US
+            for (d, v), count in _counts(day, chosen["version"].to_numpy()):
+                self.ledger.labelled[v] += sign * count
+                if (d, v) in self.ledger.prediction_days:
+                    self.ledger.prediction_days[(d, v)][1] += sign * count
+        same = _positions(before.firsts(), after.firsts())
+        self._count_delays(before, np.setdiff1d(np.arange(len(before.firsts())), same), -1)
+        self._count_delays(after, np.flatnonzero(same < 0), 1)
+
+    def _count_delays(self, standing: _Standing, rows: Ints, sign: int) -> None:
+        """The delays of the first labels of some truths."""
+        times = standing.labels["time_us"].to_numpy()[standing.truths.first[rows]]
+        made = standing.truths.prediction[rows][times != NO_TIME]
+        version = standing.predictions["version"].to_numpy()[made]
+        delay = np.maximum(times[times != NO_TIME] - standing.predictions["time_us"].to_numpy()[made], 0)
         bucket = np.searchsorted(np.asarray(DELAY_BOUNDS_SECONDS) * MICROSECONDS, delay, "left")
-        for (v, b), count in _counts(made["version"].to_numpy()[known], bucket):
-            self.ledger.delays.setdefault(v, [0] * (len(DELAY_BOUNDS_SECONDS) + 1))[b] += count
-        for v in np.unique(made["version"].to_numpy()[known]).tolist():
-            self.ledger.delay_us[v] += int(delay[made["version"].to_numpy()[known] == v].sum())
+        for (v, b), count in _counts(version, bucket):
+            self.ledger.delays.setdefault(v, [0] * (len(DELAY_BOUNDS_SECONDS) + 1))[b] += sign * count
+        for v in np.unique(version).tolist():
+            self.ledger.delay_us[v] += sign * int(delay[version == v].sum())
 
     def _models(self, predictions: pa.Table) -> Codes:
         """The model of each prediction."""
@@ -433,50 +416,30 @@ class Truth:
         models = np.array([self._model_of_version(v) for v in known.tolist()], np.int32)
         return models[place] if len(version) else np.zeros(0, np.int32)
 
-    def _has_prediction(self, labels: pa.Table, predictions: pa.Table) -> Flags:
-        """Which labels are the truth of a prediction: of any model, or of the one they name."""
-        ids, model = _ids(labels), labels["model"].to_numpy()
-        held, of_model = _ids(predictions), self._models(predictions)
-        none = np.zeros(max(len(ids), len(held)), np.int32)
-        named = np.isin(label_key(ids, model, none[: len(ids)]), label_key(held, of_model, none[: len(held)]))
-        return np.where(model == -1, np.isin(ids, held), named)
+    def _count_labels(self, before: _Standing, after: _Standing, model_names: list[str]) -> None:
+        """Give every new label its fate, and those whose fate the join has changed their new one.
 
-    def _count_labels(
-        self,
-        batch: pa.Table,
-        fate: Ints,
-        stored: pa.Table,
-        predictions: pa.Table,
-        seen_up_to: int,
-        model_names: list[str],
-    ) -> None:
-        """Give every label of the batch its fate, and orphans that met their prediction their new one.
-
-        `seen_up_to`: the last prediction of the join before; a stored label without one of those was an orphan.
+        A label that names no model counts for the model whose prediction of its id came first, as soon as one came.
         """
-        model_of_id = dict(zip(_ids(predictions).tolist(), self._models(predictions).tolist(), strict=True))
-        names = {NEW: "", DUPLICATE: "duplicate", CORRECTED: "corrected"}
-        ids, models, days = _ids(batch).tolist(), batch["model"].to_pylist(), batch["day"].to_pylist()
-        has_match = self._has_prediction(batch, predictions)
-        for i, (kind, found) in enumerate(zip(fate.tolist(), has_match.tolist(), strict=True)):
-            model = models[i] if models[i] >= 0 else model_of_id.get(ids[i], -1)
-            name = names[kind] or ("matched" if found else "orphan_waiting")
-            self.ledger.labels[(model_names[model] if model >= 0 else "", name)] += 1
-            if name == "orphan_waiting":
-                self.ledger.label_days[days[i]] += 1
-        earlier = predictions.filter(pa.array(predictions["seq"].to_numpy() <= seen_up_to))
-        found_now = self._has_prediction(stored, predictions) & ~self._has_prediction(stored, earlier)
-        self._count_found_orphans(stored.filter(pa.array(found_now)), model_of_id, model_names)
+        fates, days = Counter[tuple[int, int]](), Counter[tuple[int, int]]()
+        for standing, sign in ((before, -1), (after, 1)):
+            fate, owner = standing.fates(), self._owners(standing)
+            fates.update({pair: sign * count for pair, count in _counts(owner, fate)})
+            waiting = standing.day[fate == ORPHAN]
+            days.update({pair: sign * count for pair, count in _counts(waiting, np.zeros(len(waiting), np.int64))})
+        for (model, place), count in fates.items():
+            if count:
+                self.ledger.labels[(model_names[model] if model >= 0 else "", FATES[place])] += count
+        for (day, _), count in days.items():
+            self.ledger.label_days[day] += count
 
-    def _count_found_orphans(self, rows: pa.Table, model_of_id: Mapping[int, int], model_names: list[str]) -> None:
-        """Labels that were stored, had no prediction until now, and have one."""
-        for one, model, day in zip(
-            _ids(rows).tolist(), rows["model"].to_pylist(), rows["day"].to_pylist(), strict=True
-        ):
-            owner = model if model >= 0 else model_of_id.get(one, -1)
-            self.ledger.labels[(model_names[model] if model >= 0 else "", "orphan_waiting")] -= 1
-            self.ledger.label_days[day] -= 1
-            self.ledger.labels[(model_names[owner] if owner >= 0 else "", "matched")] += 1
+    def _owners(self, standing: _Standing) -> Codes:
+        """The model each label is counted under, -1 where none is known."""
+        named = standing.labels["model"].to_numpy()
+        made, first = np.unique(_ids(standing.predictions), return_index=True)
+        at = _positions(made, _ids(standing.labels))
+        found = np.append(self._models(standing.predictions)[first], np.int32(-1))[at]
+        return np.where(named >= 0, named, found)
 
     # -- expiry and persistence ------------------------------------------------------------------
 
@@ -495,8 +458,6 @@ class Truth:
             orphans = self.ledger.label_days.pop(block, 0)
             self._expire_orphans(orphans)
             self._store.drop_block(LABELS, block)
-        for block in self._store.expired_blocks(JOINED, before):
-            self._store.drop_block(JOINED, block)
         return dropped
 
     def _expire_orphans(self, count: int) -> None:
@@ -543,44 +504,19 @@ def _ids(table: pa.Table) -> Hashes:
     return id_key(table["id_hi"].to_numpy(), table["id_lo"].to_numpy())
 
 
-def _label_keys(table: pa.Table) -> Hashes:
-    return label_key(_ids(table), table["model"].to_numpy(), table["outcome"].to_numpy())
+def _with(table: pa.Table, name: str, values: Ints) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), name, pa.array(values))
 
 
-def _last_of_each(labels: pa.Table) -> pa.Table:
-    """The last row of every key."""
-    keys = _label_keys(labels)
-    _, from_end = np.unique(keys[::-1], return_index=True)
-    return labels.take(pa.array(np.sort(len(keys) - 1 - from_end)))
+def _greatest(aims: Aims, values: Ints, otherwise: Ints) -> Ints:
+    """The greatest value over the predictions each label speaks of; `otherwise` (n,) where there is none."""
+    found = np.full(len(otherwise), NO_TIME)
+    np.maximum.at(found, aims.label, values)
+    found[found == NO_TIME] = otherwise[found == NO_TIME]
+    return found
 
 
-def _openings(labels: pa.Table, history: pa.Table, arrival_us: Ints) -> tuple[pa.Table, Ints]:
-    """Of each label's key what was known when prediction and first label had both arrived, and the first label's time.
-
-    `history` holds what the keys held, in order; `arrival_us` are the arrivals of the labels' predictions. The
-    `arrival_us` of a row of the result is that of the first label of its key.
-    """
-    keys, known = _label_keys(labels), _label_keys(history)
-    order = np.argsort(known, kind="stable")
-    start = np.searchsorted(known[order], keys, "left")
-    stop = np.searchsorted(known[order], keys, "right")
-    arrivals = history["arrival_us"].to_numpy()
-    first, chosen = order[start], order[start].copy()
-    for i in np.flatnonzero(stop - start > 1).tolist():
-        rows = order[start[i] : stop[i]]
-        joined_us = max(int(arrival_us[i]), int(arrivals[rows[0]]))
-        chosen[i] = rows[arrivals[rows] <= joined_us][-1]
-    opening = history.take(pa.array(chosen))
-    place = opening.schema.get_field_index("arrival_us")
-    opening = opening.set_column(place, "arrival_us", pa.array(arrivals[first]))
-    return opening, np.asarray(history["time_us"].to_numpy()[first], np.int64)
-
-
-def _pair_keys(seq: pa.ChunkedArray, outcome: pa.ChunkedArray) -> Ints:
-    return np.asarray(seq.to_numpy() * np.int64(1 << 16) + outcome.to_numpy(), np.int64)
-
-
-def _positions(haystack: Ints, needles: Ints) -> Ints:
+def _positions(haystack: Ints | Hashes, needles: Ints | Hashes) -> Ints:
     """Where each needle stands in an array of distinct numbers, -1 where it does not."""
     if not len(haystack):
         return np.full(len(needles), -1, np.int64)
@@ -597,23 +533,33 @@ def _text_codes(texts: pa.ChunkedArray) -> Any:
     return encoded.to_numpy().astype(np.int32)
 
 
-def _met_rows(made: pa.Table, labels: pa.Table, joined_us: Ints) -> pa.Table:
+def _difference(before: _Standing, after: _Standing) -> Met:
+    """What has become of the truths."""
+    held = _positions(before.pairs(), after.pairs())
+    fresh, gone = held < 0, np.setdiff1d(np.arange(len(before.pairs())), held)
+    old, new = held[~fresh], np.flatnonzero(~fresh)
+    corrected = after.texts[before.truths.label[old]] != after.texts[after.truths.label[new]]
+    revised = after.texts[before.truths.opening[old]] != after.texts[after.truths.opening[new]]
+    revised |= before.truths.joined_us[old] != after.truths.joined_us[new]
+    return Met(
+        new=_met_rows(after, fresh, after.truths.label),
+        removed=_met_rows(before, np.concatenate([old[corrected], gone]), before.truths.label),
+        replaced=_met_rows(after, new[corrected], after.truths.label),
+        opened=_met_rows(after, fresh, after.truths.opening),
+        revised=_met_rows(after, new[revised], after.truths.opening),
+        withdrawn=_met_rows(before, gone, before.truths.opening),
+    )
+
+
+def _met_rows(standing: _Standing, chosen: Ints | Flags, labels: Ints) -> pa.Table:
+    """Some of its truths, with one label for each of all."""
+    made = standing.predictions.take(pa.array(standing.truths.prediction[chosen]))
+    truth = standing.labels.take(pa.array(labels[chosen]))
     columns = {name: made[name] for name in ("id_hi", "id_lo", "version", "segment", "time_us", "score", "value")}
     columns |= {"probabilities": made["probabilities"], "predicted_label": made["label"]}
-    columns |= {"outcome": labels["outcome"], "label": labels["label"], "number": labels["number"]}
-    columns["joined_us"] = pa.array(joined_us)
+    columns |= {name: truth[name] for name in ("outcome", "label", "number")}
+    columns["joined_us"] = pa.array(standing.truths.joined_us[chosen])
     return pa.table(columns).select(MET_SCHEMA.names).cast(MET_SCHEMA)
-
-
-def _taken_back(met: pa.Table, held: pa.Table, changed: Any) -> pa.Table:
-    """The same rows with the truth that was held before."""
-    rows = met.filter(pa.array(changed))
-    if not len(rows):
-        return rows
-    before = held.filter(pa.array(changed))
-    for name in ("label", "number", "joined_us"):
-        rows = rows.set_column(rows.schema.get_field_index(name), name, before[name])
-    return rows.cast(MET_SCHEMA)
 
 
 def _counts(first: Any, second: Any) -> list[tuple[tuple[int, int], int]]:

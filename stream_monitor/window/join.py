@@ -1,8 +1,9 @@
-"""The late join, as pure steps on columns: which fate each label has, and which prediction each truth belongs to.
+"""The late join, as pure steps on columns: which predictions each label speaks of, its fate, and the truth that remains.
 
-The store finds the rows whose ids meet (`store.py`); here it is decided what they mean. A label's key is
-(id, model it names or any, outcome). Ids come as one 64-bit mix of the 128-bit hash: within the rows
-of one join two ids collide once in 10^9 joins of 100,000 labels.
+The store finds the rows whose ids meet (`store.py`); here it is decided what they mean, from the rows alone: predictions
+and labels each in the order they were read, but not when one was read relative to the other. A label's key is
+(id, model it names or any, outcome, epoch): an id that is used again begins a new epoch. Ids come as one 64-bit mix of
+the 128-bit hash: within the rows of one join two ids collide once in 10^9 joins of 100,000 labels.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from stream_monitor.records import NO_TIME, Codes, Flags, Hashes, Ints
 NEW, DUPLICATE, CORRECTED = 0, 1, 2
 """The fates of a label among the labels of its key; a NEW one is matched or an orphan."""
 
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+OUTCOME_BITS = 16
+"""Room for the number of an outcome beside that of a prediction; the engine tells far fewer outcomes apart."""
+
+_MULTIPLIER, _EPOCH_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 
 
 def id_key(id_hi: Hashes, id_lo: Hashes) -> Hashes:
@@ -24,115 +28,142 @@ def id_key(id_hi: Hashes, id_lo: Hashes) -> Hashes:
     return id_lo ^ (id_hi * _MULTIPLIER)
 
 
-def label_key(ids: Hashes, model: Codes, outcome: Codes) -> Hashes:
-    """One 64-bit number for (id, model or -1, outcome)."""
+def label_key(ids: Hashes, model: Codes, outcome: Codes, epoch: Ints) -> Hashes:
+    """One 64-bit number for (id, model or -1, outcome, epoch)."""
     parts = (model.astype(np.int64) + 2).astype(np.uint64) * np.uint64(1_000_003) + outcome.astype(np.uint64)
-    return ids ^ ((parts + np.uint64(1)) * _MULTIPLIER)
+    of_epoch = epoch.astype(np.uint64) * _EPOCH_MULTIPLIER
+    return np.asarray(ids ^ ((parts + np.uint64(1)) * _MULTIPLIER) ^ of_epoch, np.uint64)
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
-    """`fate` (n,) of each arriving label; `winner` (n,): it is what its key now holds and did not hold before.
-
-    `rose` (n,): it was what its key held when it came, whatever came after it in the batch.
-    """
-
-    fate: Codes
-    winner: Flags
-    rose: Flags
-
-
-def decide(
-    key: Hashes, time_us: Ints, text: Codes, *, stored_key: Hashes, stored_time_us: Ints, stored_text: Codes
-) -> Decision:
-    """Give each label of a batch, in order of arrival, its fate against what its key holds at that moment.
-
-    `text` and `stored_text` are codes of the label's text from one dictionary. A key appears at most once among the
-    stored. The greatest timestamp wins; equal timestamps are settled by the text, labels without a time by arrival, so the
-    truth that remains does not depend on the order of labels that carry times.
-    """
-    n, held = len(key), len(stored_key)
-    keys = np.concatenate([stored_key, key])
-    times = np.concatenate([stored_time_us, time_us])
-    texts = np.concatenate([stored_text, text]).astype(np.int64)
-    arrival = np.arange(held + n)
-    # One rank for (time, tie-break): comparing ranks compares truths.
-    tie = np.where(times == NO_TIME, arrival, texts)
-    _, rank = np.unique(np.stack([times, tie], axis=1), axis=0, return_inverse=True)
-    rank = rank.reshape(-1)
-    text_of_rank = np.empty(held + n, np.int64)
-    text_of_rank[rank] = texts
-    _, group = np.unique(keys, return_inverse=True)
-    order = np.argsort(group, kind="stable")  # stored first, then arrival
-    span = held + n
-    best = np.maximum.accumulate(group[order] * span + rank[order])
-    first = np.ones(span, np.bool_)
-    first[1:] = group[order][1:] != group[order][:-1]
-    before = text_of_rank[np.concatenate([[0], best[:-1]]) % span]
-    fate_sorted = np.where(first, NEW, np.where(before == texts[order], DUPLICATE, CORRECTED))
-    fate = np.empty(span, np.int32)
-    fate[order] = fate_sorted
-    rose = np.empty(span, np.bool_)
-    rose[order] = first | (best > np.concatenate([[-1], best[:-1]]))
-    last = np.ones(span, np.bool_)
-    last[:-1] = first[1:]
-    final = np.empty(span, np.int64)
-    final[group[order][last]] = best[last] % span
-    winner = rank == final[group]
-    # Of several equal winners of a key the earliest stands for all; a stored one means nothing changed.
-    earliest = np.full(span, span, np.int64)
-    np.minimum.at(earliest, group[winner], arrival[winner])
-    winner &= earliest[group] == arrival
-    return Decision(fate=fate[held:], winner=winner[held:], rose=rose[held:])
-
-
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """Index pairs (k,) into the labels and the predictions given to `match`."""
+class Aims:
+    """Index pairs (k,) of labels and the predictions they speak of, and the `epoch` (n,) of each label."""
 
     label: Ints
     prediction: Ints
+    epoch: Ints
 
 
-def match(
+def aim(
     *,
     label_id: Hashes,
     label_model: Codes,
-    label_outcome: Codes,
     label_time_us: Ints,
     prediction_id: Hashes,
     prediction_model: Codes,
     prediction_time_us: Ints,
-    prediction_seq: Ints,
-    joined_seq: Ints,
-    joined_outcome: Codes,
-) -> Pairs:
-    """Pair each truth with the predictions it is the truth for: one for each (id, model, outcome).
+) -> Aims:
+    """Find for each label its prediction in every model it speaks for: the one it names, or any under its id (-1).
 
-    A label that names no model belongs to every model's prediction under its id; where a model has two labels, the
-    greater timestamp counts. Within (id, model) the newest prediction is meant, unless an older one already holds a truth of
-    that outcome and the label is not newer than the newest prediction (`joined_*`: which predictions hold which).
+    That is the newest prediction made by the label's time; if there is none, the earliest after it. Of two with one
+    time the later row is the newer. The epoch says how often the id had been used again by the label's time, summed
+    over these models: so labels of one id and scope have one epoch exactly if they speak of the same predictions.
     """
-    left, right = _meet(label_id, prediction_id)
-    in_scope = (label_model[left] == -1) | (label_model[left] == prediction_model[right])
-    left, right = left[in_scope], right[in_scope]
-    if not len(left):
-        return Pairs(left, right)
-    pair_key = label_key(prediction_id[right], prediction_model[right], label_outcome[left])
-    held = np.isin(_seq_outcome(prediction_seq[right], label_outcome[left]), _seq_outcome(joined_seq, joined_outcome))
-    newer_label = label_time_us[left] > prediction_time_us[right]
-    # Best label first, then the prediction: one that holds a truth, unless the newest came in between; else the newest.
-    newest = _is_group_maximum(pair_key, prediction_time_us[right], prediction_seq[right])
-    prefer = np.where(newest & newer_label, 2, np.where(held, 1, 0))
-    order = np.lexsort((prediction_seq[right], prediction_time_us[right], prefer, label_time_us[left], pair_key))
-    last = np.ones(len(order), np.bool_)
-    last[:-1] = pair_key[order][1:] != pair_key[order][:-1]
-    chosen = order[last]
-    return Pairs(left[chosen], right[chosen])
+    none = np.zeros(len(prediction_id), np.int32)
+    scope = label_key(prediction_id, prediction_model, none, none.astype(np.int64))
+    order = np.lexsort((prediction_time_us, scope))
+    head = np.append(True, scope[order][1:] != scope[order][:-1])[: len(order)]
+    start, group = np.flatnonzero(head), np.cumsum(head) - 1
+    label, chosen = _meet(label_id, prediction_id[order[start]])
+    speaks = (label_model[label] == -1) | (label_model[label] == prediction_model[order[start[chosen]]])
+    label, chosen = label[speaks], chosen[speaks]
+    # One number for (group, time), so that one search counts within all groups.
+    times = np.unique(prediction_time_us)
+    span = len(times) + 1
+    made = group * span + np.searchsorted(times, prediction_time_us[order])
+    until = chosen * span + np.searchsorted(times, label_time_us[label], "right")
+    again = np.maximum(np.searchsorted(made, until) - start[chosen] - 1, 0)
+    epoch = np.bincount(label, again, minlength=len(label_id)).astype(np.int64)
+    return Aims(label, order[start[chosen] + again], epoch)
 
 
-def _seq_outcome(seq: Ints, outcome: Codes) -> Ints:
-    return seq * np.int64(1 << 16) + outcome.astype(np.int64)
+def truth_rank(time_us: Ints, text: Codes) -> Ints:
+    """Numbers that compare as truths do: the greater timestamp wins, equal ones are settled by the text.
+
+    Labels without a time give way to all others; among themselves the later row wins.
+    """
+    tie = np.where(time_us == NO_TIME, np.arange(len(time_us)), text)
+    order = np.lexsort((tie, time_us))
+    step = (np.diff(time_us[order]) != 0) | (np.diff(tie[order]) != 0)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.append(0, np.cumsum(step))[: len(order)]
+    return rank
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`fate` (n,) of each label; `spare` (n,): it can be forgotten, its key held a truth of the same time that outdoes it.
+
+    An older label than the key holds is not spare: when a prediction is found to lie between them, they part.
+    """
+
+    fate: Codes
+    spare: Flags
+
+
+def decide(key: Hashes, time_us: Ints, text: Codes) -> Decision:
+    """Give each label, in order of arrival, its fate against what its key holds at that moment.
+
+    `text` are codes that compare as the texts. What a key holds is the truth of the greatest `truth_rank` so far, so
+    what remains does not depend on the order of labels that carry times.
+    """
+    n, rank = len(key), truth_rank(time_us, text)
+    _, group = np.unique(key, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    best = np.maximum.accumulate(group[order] * n + rank[order])
+    first = np.append(True, np.diff(group[order]) != 0)[:n]
+    of_rank = np.zeros(n, np.int64)
+    of_rank[rank] = np.arange(n)
+    held = of_rank[np.append(0, best[:-1])[:n] % max(n, 1)]
+    same_text, same_time = text[held] == text[order], time_us[held] == time_us[order]
+    fate, spare = np.empty(n, np.int32), np.empty(n, np.bool_)
+    fate[order] = np.where(first, NEW, np.where(same_text, DUPLICATE, CORRECTED))
+    spare[order] = ~first & same_time & (rank[order] <= rank[held])
+    return Decision(fate, spare)
+
+
+@dataclass(frozen=True, slots=True)
+class Truths:
+    """Each (prediction, outcome) that has a truth, in this order, as row numbers of predictions and labels (k,).
+
+    `label`: the truth; `first`: the label that came first; `joined_us`: when prediction and first label had arrived;
+    `opening`: the truth as it was known by then.
+    """
+
+    prediction: Ints
+    outcome: Ints
+    label: Ints
+    first: Ints
+    opening: Ints
+    joined_us: Ints
+
+
+def truths(aims: Aims, *, rank: Ints, outcome: Codes, label_arrival_us: Ints, prediction_arrival_us: Ints) -> Truths:
+    """Settle every prediction's truth, outcome by outcome: of the labels that speak of it, the one of the greatest rank.
+
+    `rank`, `outcome` and `label_arrival_us` (n,) are the labels', in order of arrival; of equal ranks the first counts.
+    """
+    pairs, group = np.unique((aims.prediction << OUTCOME_BITS) + outcome[aims.label], return_inverse=True)
+    prediction = pairs >> OUTCOME_BITS
+    first = np.full(len(pairs), len(rank), np.int64)
+    np.minimum.at(first, group, aims.label)
+    joined_us = np.maximum(prediction_arrival_us[prediction], label_arrival_us[first])
+    known = label_arrival_us[aims.label] <= joined_us[group]
+    return Truths(
+        prediction=prediction,
+        outcome=pairs & ((1 << OUTCOME_BITS) - 1),
+        label=_best(group, aims.label, rank),
+        first=first,
+        opening=_best(group[known], aims.label[known], rank),
+        joined_us=joined_us,
+    )
+
+
+def _best(group: Ints, label: Ints, rank: Ints) -> Ints:
+    """The label of the greatest rank in each group, of equals the first; no group is empty."""
+    order = np.lexsort((-label, rank[label], group))
+    last = np.append(np.diff(group[order]) != 0, True)[: len(order)]
+    return np.asarray(label[order[last]], np.int64)
 
 
 def _meet(left: Hashes, right: Hashes) -> tuple[Ints, Ints]:
@@ -144,16 +175,3 @@ def _meet(left: Hashes, right: Hashes) -> tuple[Ints, Ints]:
     first = np.repeat(np.arange(len(left)), counts)
     within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
     return first, order[np.repeat(low, counts) + within]
-
-
-def _is_group_maximum(group: Hashes, first: Ints, second: Ints) -> Flags:
-    """Rows whose (first, second) is the greatest of their group."""
-    order = np.lexsort((second, first, group))
-    end = np.ones(len(order), np.bool_)
-    end[:-1] = group[order][1:] != group[order][:-1]
-    ends = order[end]
-    segment = np.cumsum(np.concatenate([[0], end[:-1].astype(np.int64)]))
-    greatest = np.empty(len(order), np.bool_)
-    leader = ends[segment]
-    greatest[order] = (first[order] == first[leader]) & (second[order] == second[leader])
-    return greatest
