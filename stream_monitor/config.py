@@ -229,10 +229,12 @@ class DriftConfig(_Part):
     minimum_effect: Annotated[float, Field(ge=0, le=10, strict=False)] = 0.1
     seasonality: Literal["none", "daily", "weekly"] = "none"
     learn_from: Annotated[int, Field(ge=200, le=10_000_000)] = 10_000
-    detectors: Annotated[tuple[Literal["adwin", "page_hinkley", "kswin"], ...], BeforeValidator(_sequence)] = (
-        "adwin",
-        "page_hinkley",
-    )
+    detectors: Annotated[tuple[Literal["adwin", "page_hinkley", "kswin"], ...], BeforeValidator(_sequence)] = ()
+
+    @property
+    def error_detectors(self) -> tuple[str, ...]:
+        """What watches the errors of joined labels: river's detectors, those of `detectors` where it names some."""
+        return self.detectors or ("adwin", "page_hinkley")
 
     @property
     def budget(self) -> FalseAlarms:

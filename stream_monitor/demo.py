@@ -226,9 +226,8 @@ def _serve(config: Config, store: Store, out: Console, *, seconds: int | None, b
     start_us = int(time.time() - HOURS * 3600) * MICROSECONDS
     source = MemorySource([Binding(p.stream, p.topic) for p in (INFERENCE, LABELS)])
     stop = threading.Event()
-    service = Service(
-        config, Engine(config, store, baselines=demo_baselines(config)), source, on_incidents=Terminal(sys.stdout).tell
-    )
+    engine = Engine(config, store, baselines=demo_baselines(config), expects_labels=True)
+    service = Service(config, engine, source, on_incidents=Terminal(sys.stdout).tell)
     teller = Teller(source, start_us)
     timer = None if seconds is None else threading.Timer(seconds, stop.set)
     threading.Thread(target=teller.run, name="story", daemon=True).start()

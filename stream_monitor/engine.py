@@ -116,8 +116,12 @@ class Step:
 class Engine:
     """All state of one service, in memory and on the store's open transaction."""
 
-    def __init__(self, config: Config, store: Store, *, baselines: Sequence[Baseline] = ()) -> None:
+    def __init__(
+        self, config: Config, store: Store, *, baselines: Sequence[Baseline] = (), expects_labels: bool | None = None
+    ) -> None:
         self.config = config
+        # Whether a part of the budget is kept for what labels show: as the caller says, else as the source has topics.
+        self.expects_labels = bool(config.source.ground_truth) if expects_labels is None else expects_labels
         self.store = store
         self.pane_us = config.pane * MICROSECONDS
         self.lateness_us = config.allowed_lateness * MICROSECONDS

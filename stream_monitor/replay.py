@@ -64,7 +64,9 @@ def replay(
     with tempfile.TemporaryDirectory(prefix="stream-monitor-") as folder:
         store = Store(Path(folder) / "replay.duckdb")
         try:
-            engine = Engine(job.config, store, baselines=list(baselines.values()))
+            engine = Engine(
+                job.config, store, baselines=list(baselines.values()), expects_labels=bool(job.ground_truth)
+            )
             began = time.perf_counter()
             _run(job, engine, _in_order(_bindings(job), job.config, Path(folder)), on_incidents, on_progress)
             return _leave(job, engine, time.perf_counter() - began)

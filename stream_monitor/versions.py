@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import defaultdict
+import struct
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,11 +21,14 @@ from stream_monitor.baselines import reading_of
 from stream_monitor.config import duration_text
 from stream_monitor.judge import baseline as baselines
 from stream_monitor.judge.baseline import Baseline, Reading
-from stream_monitor.judge.calibrate import Budget
+from stream_monitor.judge.calibrate import LABELS_SHARE, Budget
+from stream_monitor.judge.charts import Found, Ranks
 from stream_monitor.judge.detectors import DetectorBank
+from stream_monitor.judge.finding import Case, case_of, kind_of
 from stream_monitor.judge.incident import IncidentBook
 from stream_monitor.judge.onset import estimate_onset
 from stream_monitor.judge.verdicts import Span, score_window
+from stream_monitor.judge.watch import Watch, delta_of, rows_of
 from stream_monitor.judge.wording import describe
 from stream_monitor.publish.log import fields
 from stream_monitor.records import (
@@ -56,6 +60,9 @@ HOUR_US = 3_600 * MICROSECONDS
 LEVELS: Sequence[tuple[int, Shelf]] = ((86_400, DAYS), (3_600, HOURS), (300, FIVE_MINUTES))
 """Spans every line compacts its panes to, the longest first, and where they are kept."""
 
+DELTA_BYTES = 1 << 20
+"""Rows are written beside the stored charts up to a megabyte: what is written a second stays near what comes in."""
+
 SKETCH_CHECKPOINTS = 30
 """The sketch of an hour under way is written at every 30th checkpoint only: people miss a minute of it after a crash."""
 
@@ -78,13 +85,17 @@ class _Open:
 class Line:
     """The profile of every span under way for one (model, version, segment), and its incidents."""
 
-    def __init__(self, engine: Engine, key: LineKey, baseline: Baseline | None) -> None:
+    def __init__(self, engine: Engine, key: LineKey, baseline: Baseline | None, *, whole: Line | None = None) -> None:
         self.engine = engine
         self.key = key
+        self._whole = whole  # of a segment: the line of its version
         self.number = engine.names.line_index(key)
         self.baseline = baseline
         self.book = IncidentBook(key, minimum_effect=engine.config.drift.minimum_effect)
         self.detectors: DetectorBank | None = None
+        self.watch: Watch | None = None
+        self._unwritten: list[bytes] = []  # rows the watch was given since the last checkpoint
+        self._deltas: list[int] = []  # rows in each delta that stands beside the stored watch
         self.open: dict[int, _Open] = {}  # span seconds -> what is under way
         self.latest: dict[int, list[Score]] = {}  # window seconds -> scores of the last window that closed
         self.observed: Ints = np.zeros((0, COARSE), np.int64)  # counts since the baseline is in use, coarse bins
@@ -107,11 +118,30 @@ class Line:
         self._sketch = None
         self._trailing = {}
         self.detectors = None
+        self.watch, self._unwritten = None, []
         if baseline is not None:
+            self.watch = self._new_watch(baseline)
+            self.book.begin_charts(features=sum(s.key.kind == "feature" for s in baseline.schema.subjects))
             self.observed = np.zeros((min(len(baseline.schema), BIN_SUBJECTS), COARSE), np.int64)
         self.book.baseline_id = None if baseline is None else baseline.id
-        if baseline is not None and self.is_whole:
+        if baseline is not None and self.is_whole and self.engine.config.drift.detectors:
             self.detectors = DetectorBank(len(baseline.schema), makes=self.engine.config.drift.detectors)
+
+    def _new_watch(self, baseline: Baseline) -> Watch:
+        """The charts of this line and its part of the model's budget.
+
+        A fifth is for what labels show, where labels are expected. With segments configured the whole version gets
+        half of the rest; an event belongs to one segment of each key, and time passes for every segment that may be.
+        """
+        config = self.engine.config
+        budget = Budget.parse(config.drift.false_alarms)
+        share = 1 - LABELS_SHARE if self.engine.expects_labels else 1.0
+        keys = config.model(self.key.model).segments
+        if keys:
+            share /= 2
+        if not self.is_whole:
+            share /= len(keys) if budget.events is not None else config.limits.segments
+        return Watch(Ranks.of(baseline.profile), budget, share)
 
     # -- folding ---------------------------------------------------------------------------------
 
@@ -122,11 +152,14 @@ class Line:
         self._keep_panes(rows, coded)
         ends = self._ends(rows.time_us, until_us)
         cuts = np.searchsorted(rows.time_us, ends, "left")
+        cases = deque(self._watch(rows, coded))
         start = 0
         for end_us, stop in zip([*ends.tolist(), None], [*cuts.tolist(), len(rows)], strict=True):
             if stop > start:
                 self._fold(rows, coded, start, stop, changed)
                 start = stop
+            while cases and cases[0][0].at < stop:
+                self._tell(*cases.popleft(), changed)
             if end_us is not None:
                 self._close_spans(end_us, changed)
         self.flush()
@@ -166,7 +199,8 @@ class Line:
         if self.is_whole:
             self.observed += self.coarse(profile.counts)
             self._sketch_rows(rows, part, start, stop)
-            self._detect(part.number, rows.time_us[start:stop], changed)
+            if self.detectors is not None:
+                self._detect(self.detectors, part.number, rows.time_us[start:stop], changed)
 
     def _sketch_rows(self, rows: Rows, part: Coded, start: int, stop: int) -> None:
         assert self.baseline is not None
@@ -177,15 +211,60 @@ class Line:
         unseen = schema.unseen(rows.take(np.arange(start, stop)), part.code) if (part.code == UNSEEN).any() else {}
         self._sketch[1].update(part.number, unseen)
 
-    def _detect(self, number: Floats, time_us: Ints, changed: dict[str, Incident]) -> None:
+    def _watch(self, rows: Rows, coded: Coded) -> list[tuple[Found, Case | None]]:
+        """What the charts found in these rows, by time, each alarm with its case."""
+        assert self.watch is not None
+        if not len(rows):
+            return []
+        found = self.watch.update(coded.code, rows.id_hi, rows.id_lo, rows.time_us, matters=self._matters)
+        self._unwritten.append(delta_of(coded.code, rows.id_hi, rows.id_lo, rows.time_us))
+        return [(f, None if f.is_calm else self._case(f)) for f in found]
+
+    def _matters(self, found: Found) -> bool:
+        """The second gate: an effect of practical size, and of a segment, one that its model does not show too."""
+        case = self._case(found)
+        return case.evidence.effect >= self.book.minimum_effect and not self._is_told_of_the_whole(case, found)
+
+    def _case(self, found: Found) -> Case:
         assert self.baseline is not None
-        assert self.detectors is not None
+        baseline, f = self.baseline, found.unit.subject
+        return case_of(
+            found,
+            baseline.schema.subjects[f],
+            baseline=baseline.profile.counts[f],
+            representatives=baseline.representatives[f],
+            deviation=float(baseline.deviations[f]),
+            line=self.key,
+        )
+
+    def _is_told_of_the_whole(self, case: Case, found: Found) -> bool:
+        """A segment that drifts with its model is no news beside it."""
+        if self._whole is None:
+            return False
+        return self._whole.book.stood(case.kind, case.evidence.name, at_us=found.time_us)
+
+    def _tell(self, found: Found, case: Case | None, changed: dict[str, Incident]) -> None:
+        """Bring what the charts found to the book."""
+        assert self.baseline is not None
+        if found.is_calm:
+            subject = self.baseline.schema.subjects[found.unit.subject]
+            kind = kind_of(subject.key.kind, is_bad=found.unit.is_bad)
+            self._merge_changes(self.book.calm(kind, subject.key.name, now_us=found.time_us), changed)
+            return
+        assert case is not None
+        self.engine.count("detector_changes", 1, model=self.key.model, version=self.key.version,
+                          feature=case.evidence.name, detector="charts")  # fmt: skip
+        noted = self.book.alarm(case.kind, case.evidence, now_us=found.time_us, onset_us=case.onset_us)
+        self._merge_changes(noted, changed)
+
+    def _detect(self, detectors: DetectorBank, number: Floats, time_us: Ints, changed: dict[str, Incident]) -> None:
+        assert self.baseline is not None
         spread = self.baseline.deviations
         usable = np.isfinite(spread) & (spread > 0)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             values = (number - self.baseline.means) / np.where(usable, spread, np.nan)
         subjects = self.subject_names()
-        for change in self.detectors.update(values, time_us):
+        for change in detectors.update(values, time_us):
             name, kind = subjects[change.subject]
             self.engine.count("detector_changes", 1, model=self.key.model, version=self.key.version,
                               feature=name, detector=change.detector)  # fmt: skip
@@ -422,11 +501,45 @@ class Line:
         states |= {f"{self.number}/book": json.dumps(self.book.to_json()).encode()}
         if self.detectors is not None:
             states[f"{self.number}/detectors"] = self.detectors.to_bytes()
+        self._save_watch(final=final)
         if self._sketch is not None and (final or self._saves % SKETCH_CHECKPOINTS == 0):
             states[f"{self.number}/sketch"] = (
                 self._sketch[0].to_bytes(8, "big", signed=True) + self._sketch[1].to_bytes()
             )
         return states
+
+    def _save_watch(self, *, final: bool) -> None:
+        """The rows the charts were given since the last checkpoint; once they outweigh the charts, the charts."""
+        if self.watch is None or not self._unwritten:
+            return
+        store, group = self.engine.store, f"watch/{self.number}"
+        rows = sum(len(delta) for delta in self._unwritten) + sum(self._deltas)
+        if self._deltas and rows < DELTA_BYTES and not final:
+            delta = b"".join(struct.pack("<I", len(part)) + part for part in self._unwritten)
+            store.put_states(group, {str(len(self._deltas)): delta})
+            self._deltas.append(len(delta))
+        else:
+            store.drop_states(group, [str(k) for k in range(1, len(self._deltas))])
+            store.put_states(group, {"0": self.watch.to_bytes()})
+            self._deltas = [0]
+        self._unwritten = []
+
+    def _resume_watch(self) -> None:
+        """The charts as they were last written, and the rows since."""
+        stored = self.engine.store.states(f"watch/{self.number}")
+        if self.watch is None or "0" not in stored:
+            return
+        self.watch.restore(stored["0"])
+        self._deltas = [0]
+        for k in range(1, len(stored)):
+            delta, at = stored[str(k)], 0
+            self._deltas.append(len(delta))
+            while at < len(delta):
+                (size,) = struct.unpack_from("<I", delta, at)
+                code, id_hi, id_lo, times = rows_of(delta[at + 4 : at + 4 + size])
+                at += 4 + size
+                # What was found then stands in the book; only what mattered raises again.
+                self.watch.update(code, id_hi, id_lo, times, matters=self._matters)
 
     def resume(self, states: dict[str, bytes], sealed_us: int | None) -> None:
         """Take up what `save` wrote; spans under way are summed from the sealed panes."""
@@ -434,6 +547,7 @@ class Line:
             self.book = IncidentBook.from_json(json.loads(states[f"{self.number}/book"]))
         if self.baseline is None or sealed_us is None:
             return
+        self._resume_watch()
         observed = np.frombuffer(states.get(f"{self.number}/observed", b""), "<i8")
         if observed.size == self.observed.size:
             self.observed = observed.reshape(self.observed.shape).copy()
@@ -494,8 +608,7 @@ class Version:
         states = store.states("line")
         for key in engine.names.lines:
             if (key.model, key.version) == version.key:
-                line = Line(engine, key, version.baseline)
-                version.lines[key.segment] = line
+                line = version._line(key.segment)
                 line.resume(states, engine.sealed_us)
         saved = json.loads(store.state("version", str(index)) or b"{}")
         version.first_us, version.newest_us = saved.get("first_us"), saved.get("newest_us")
@@ -532,7 +645,9 @@ class Version:
     def _line(self, segment: tuple[tuple[str, str], ...]) -> Line:
         line = self.lines.get(segment)
         if line is None:
-            line = self.lines[segment] = Line(self.engine, LineKey(*self.key, segment), self.baseline)
+            whole = self.whole() if segment else None
+            line = Line(self.engine, LineKey(*self.key, segment), self.baseline, whole=whole)
+            self.lines[segment] = line
         return line
 
     @property

@@ -63,6 +63,10 @@ class Budget:
             return cls(incidents, events=amount)
         return cls(incidents, seconds=amount * _UNIT_SECONDS[unit])
 
+    def events_between(self, rate: float) -> float:
+        """Events between two false incidents, at `rate` events a second."""
+        return (self.events if self.events is not None else (self.seconds or np.inf) * rate) / self.incidents
+
     def alpha(self, *, window_seconds: float, windows: int, tests: int, rows: float = 0.0) -> float:
         """The false-alarm probability of one of a window's `tests` on inference data (Bonferroni).
 
@@ -201,13 +205,13 @@ def ratio_null(n: Ints, m: Ints, *, hits: Ints, alpha: float) -> Null:
     The threshold is the largest share that is not yet evidence. One-sided, since fewer missing values are no fault of
     the data; what fills them in shows as drift. Right at every size; discreteness makes it conservative.
     """
-    limit = _largest_quiet_count(hits, n, m, alpha)
+    limit = largest_quiet_count(hits, n, m, alpha)
     with np.errstate(divide="ignore", invalid="ignore"):
         return Null(hits / m, limit / n)
 
 
-def _largest_quiet_count(hits: Ints, n: Ints, m: Ints, alpha: float) -> Ints:
-    """The largest k of n for which seeing k or more is likelier than alpha: a bisection, vectorised."""
+def largest_quiet_count(hits: Ints, n: Ints, m: Ints, alpha: float) -> Ints:
+    """The largest k of n (F,) for which seeing k or more is likelier than alpha, after `hits` of m: a bisection."""
     pooled = (hits + 1) / (m + 1)
     wide = n * pooled + (_two_sided(alpha) + 3) ** 2 * (1 + np.sqrt(n * pooled * (1 + n / np.maximum(m, 1))))
     low = np.zeros_like(n)

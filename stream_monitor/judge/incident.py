@@ -28,7 +28,7 @@ from stream_monitor.records import (
     Verdict,
 )
 
-FORMAT = 1
+FORMAT = 2
 CALM_WINDOWS = 2  # one quiet window may be luck; a third would keep a mended 1 d window open for three days
 QUIET_SECONDS = 3600  # a detector speaks once a change and never says that it is over: an hour of silence does
 EPISODES_KEPT_SECONDS = 8 * 86400  # the longest window, 7 d, may still overlap what was closed a week ago
@@ -122,6 +122,9 @@ class _Subject:
     calm: int = 0
     noted_us: int = NO_TIME  # when a detector last spoke
     is_held: bool = False  # open until released, whatever the windows say
+    is_alarmed: bool = False  # the charts raised it and have not found it calm again
+    by_charts: bool = False  # begun by the charts, so they end it; windows only size it
+    joined_us: int = NO_TIME
 
 
 @dataclass(slots=True)
@@ -144,15 +147,18 @@ class IncidentBook:
 
     An incident is returned when it opens, when a subject joins, when its kind or severity rises and when it closes;
     evidence that merely grows stronger shows in `open_incidents` and in the next one returned.
-    `minimum_effect`: the practical floor of the verdicts; half of it is calm.
+    `minimum_effect`: the practical floor of the verdicts; half of it is calm. `has_charts`: windows of features and
+    predictions explain and size what the charts raise, and open nothing themselves: the budget is the charts'.
     """
 
     line: LineKey
     minimum_effect: float = 0.1
     baseline_id: str | None = None
     quiet_seconds: int = QUIET_SECONDS
+    has_charts: bool = False
     _open: dict[str, _Open] = field(default_factory=dict)
-    _episodes: list[tuple[str, str, int]] = field(default_factory=list)  # group, subject, end in window time
+    # Group, subject, its end in window time, when it joined and when it was closed.
+    _episodes: list[tuple[str, str, int, int, int]] = field(default_factory=list)
     _features_total: int = 0
 
     @property
@@ -195,6 +201,44 @@ class IncidentBook:
             return []
         return [self._state(kind, _Subject(evidence, noted_us=now_us), now_us, onset_us)]
 
+    def begin_charts(self, *, features: int) -> None:
+        """Charts watch this line from now on, over so many features."""
+        self.has_charts, self._features_total = True, features
+
+    def alarm(self, kind: IncidentKind, evidence: Evidence, *, now_us: int, onset_us: int) -> list[Incident]:
+        """The charts raised a subject: opens or joins an incident; over once they have found it `calm`."""
+        entry = self._open.get(group_of(kind))
+        held = None if entry is None else entry.subjects.get(evidence.name)
+        if entry is None or held is None:
+            return [self._state(kind, _Subject(evidence, is_alarmed=True, by_charts=True), now_us, onset_us)]
+        held.is_alarmed = held.by_charts = True
+        if strength(evidence) > strength(held.evidence):
+            held.evidence = evidence
+        before = entry.incident
+        entry.incident = replace(before, kind=_graver(before.kind, kind))
+        entry.incident = _written(entry, self._features_total)
+        return [entry.incident] if entry.incident.severity != before.severity else []
+
+    def calm(self, kind: IncidentKind, name: str, *, now_us: int) -> list[Incident]:
+        """The charts found a subject calm again: the incident closes with the last of its subjects."""
+        entry = self._open.get(group_of(kind))
+        if entry is None or name not in entry.subjects:
+            return []
+        entry.subjects[name].is_alarmed = False
+        if not all(self._is_at_rest(subject, now_us) for subject in entry.subjects.values()):
+            return []
+        return [self._shut(group_of(kind), now_us)]
+
+    def stood(self, kind: IncidentKind, name: str, *, at_us: int) -> bool:
+        """Whether a subject stood in an open incident of a kind at a time."""
+        entry = self._open.get(group_of(kind))
+        if entry is not None and name in entry.subjects and entry.subjects[name].joined_us <= at_us:
+            return True
+        return any(
+            group == group_of(kind) and subject == name and joined_us <= at_us < closed_us
+            for group, subject, _, joined_us, closed_us in self._episodes
+        )
+
     def hold(self, kind: IncidentKind, evidence: Evidence, *, now_us: int, onset_us: int) -> list[Incident]:
         """A state began (no baseline, labels late, records lost): open until `release`; again is no news."""
         entry = self._open.get(group_of(kind))
@@ -234,6 +278,7 @@ class IncidentBook:
             "minimum_effect": self.minimum_effect,
             "baseline_id": self.baseline_id,
             "quiet_seconds": self.quiet_seconds,
+            "has_charts": self.has_charts,
             "features_total": self._features_total,
             "episodes": [list(episode) for episode in self._episodes],
             "open": {group: _entry_to_json(entry) for group, entry in self._open.items()},
@@ -251,8 +296,9 @@ class IncidentBook:
             state["minimum_effect"],
             state["baseline_id"],
             state["quiet_seconds"],
+            state["has_charts"],
             {group: _entry_from_json(line, entry) for group, entry in state["open"].items()},
-            [(group, subject, closed) for group, subject, closed in state["episodes"]],
+            [(group, subject, end, joined, closed) for group, subject, end, joined, closed in state["episodes"]],
             state["features_total"],
         )
 
@@ -291,7 +337,9 @@ class IncidentBook:
             changed[after.id] = after
 
     def _is_news(self, entry: _Open | None, score: Score) -> bool:
-        return (entry is not None and score.subject in entry.subjects) or not self._is_over(score)
+        if entry is not None and score.subject in entry.subjects:
+            return True
+        return not (self.has_charts and score.subject_kind != _METRIC) and not self._is_over(score)
 
     def _take_drift(self, entry: _Open, score: Score, witness: _Witness) -> bool:
         """Let a subject join, or strengthen its case; whether it joined."""
@@ -300,11 +348,12 @@ class IncidentBook:
         held = entry.subjects.get(score.subject)
         if held is None:
             evidence = _evidence(score, witness.describe(score))
-            entry.subjects[score.subject] = _Subject(evidence, window_us, score.window_end_us)
+            joined_us = max(score.window_end_us, entry.incident.opened_us)
+            entry.subjects[score.subject] = _Subject(evidence, window_us, score.window_end_us, joined_us=joined_us)
             onset_us = min(entry.incident.onset_us, witness.onset_of(score))
             entry.incident = replace(entry.incident, onset_us=onset_us)
             return True
-        if held.window_us == 0 and not held.is_held:
+        if held.window_us == 0 and not held.is_held and not held.by_charts:
             # A detector speaks some time after the change: the first window that confirms it knows when it began.
             entry.incident = replace(entry.incident, onset_us=min(entry.incident.onset_us, witness.onset_of(score)))
         if window_us <= held.window_us or held.window_us == 0:
@@ -333,13 +382,15 @@ class IncidentBook:
         """Whether the window overlaps an episode of the subject that has been closed: it tells of that one again."""
         group = group_of(kind_of(score))
         return any(
-            past_group == group and subject == score.subject and score.window_start_us < closed_us
-            for past_group, subject, closed_us in self._episodes
+            past_group == group and subject == score.subject and score.window_start_us < end_us
+            for past_group, subject, end_us, _, _ in self._episodes
         )
 
     def _state(self, kind: IncidentKind, subject: _Subject, now_us: int, onset_us: int) -> Incident:
         """Open or join with a subject that no window has raised."""
         entry = self._open.get(group_of(kind)) or self._begin(kind, now_us, onset_us)
+        entry.incident = replace(entry.incident, kind=_graver(entry.incident.kind, kind))
+        subject.joined_us = now_us
         entry.subjects[subject.evidence.name] = subject
         entry.incident = _written(entry, self._features_total)
         return entry.incident
@@ -376,8 +427,8 @@ class IncidentBook:
             changed[incident.id] = incident
 
     def _is_at_rest(self, subject: _Subject, now_us: int) -> bool:
-        if subject.is_held:
-            return False
+        if subject.is_held or subject.by_charts:
+            return not (subject.is_held or subject.is_alarmed)
         if subject.window_us:
             return subject.calm >= CALM_WINDOWS
         return now_us - subject.noted_us >= self.quiet_seconds * MICROSECONDS
@@ -386,7 +437,7 @@ class IncidentBook:
         entry = self._open.pop(group)
         # An episode ends where its windows did, in their time: labels may arrive weeks after what they judge.
         self._episodes += [
-            (group, name, subject.seen_until_us if subject.window_us else now_us)
+            (group, name, subject.seen_until_us if subject.window_us else now_us, subject.joined_us, now_us)
             for name, subject in entry.subjects.items()
         ]
         closed = replace(entry.incident, closed_us=max(now_us, entry.incident.opened_us))
@@ -407,7 +458,7 @@ def _written(entry: _Open, features_total: int) -> Incident:
         largest_effect=max((_number(evidence.effect) for evidence in ranked), default=0.0),
         features=sum(evidence.kind == _FEATURE for evidence in ranked),
         features_total=features_total,
-        is_noted_only=all(case.window_us == 0 and not case.is_held for case in cases),
+        is_noted_only=all(case.window_us == 0 and not case.is_held and not case.by_charts for case in cases),
     )
     severity = _higher(entry.incident.severity, severity_of(facts))
     incident = replace(entry.incident, subjects=ranked, severity=severity)

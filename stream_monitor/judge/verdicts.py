@@ -99,6 +99,14 @@ def distances(
     return values
 
 
+def effects(numeric: Flags, baseline: Ints, window: Ints, *, representatives: Floats, baseline_sd: Floats) -> Floats:
+    """How large a change of the values is, (F,): normed Wasserstein distance, or the largest |Cohen's h|."""
+    out = np.full(len(numeric), np.nan)
+    for view in _views(numeric, baseline, window, representatives, baseline_sd):
+        out[view.subject] = view.effect()
+    return out
+
+
 @dataclass(frozen=True, slots=True)
 class _View:
     """The subjects of one kind, with what its statistics share."""
