@@ -269,7 +269,7 @@ class Outcomes:
             {},
             self._reference(line, outcome, task),
             empty,
-            DetectorBank(1, makes=self.engine.config.drift.detectors),
+            DetectorBank(1, makes=self.engine.config.drift.error_detectors),
         )
 
     def rebase(self, line: Line) -> None:
@@ -279,7 +279,7 @@ class Outcomes:
         for (number, outcome), held in self._arrivals.items():
             if number == line.number:
                 held.reference = self._reference(line, outcome, held.task) or held.reference
-                held.detectors = DetectorBank(1, makes=self.engine.config.drift.detectors)
+                held.detectors = DetectorBank(1, makes=self.engine.config.drift.error_detectors)
                 self._dirty_arrivals.add((number, outcome))
 
     def _reference(self, line: Line, outcome: int, task: Task) -> OutcomeProfile | None:
