@@ -285,6 +285,9 @@ class Truth:
 
         What the rows of these ids meant before and what they mean now are both read from the rows; the difference is
         what is new. So a prediction that comes after its label, even as a second use of its id, ends as if it had come first.
+        Two things still depend on when a join comes. A label without a time stays with the newest prediction known when
+        they met. What detectors have read of a truth that is taken back later, they have read: only a late prediction
+        brings that about.
         """
         self.flush_predictions()
         batch = _concat(self._new_labels, LABEL_SCHEMA)
