@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stream_monitor import history
-from stream_monitor.app import Monitor, configured_baselines, fetch, make_decoder, reject_line
+from stream_monitor.app import Monitor, configured_baselines, fetch, hold_memory, make_decoder, reject_line
 from stream_monitor.baselines import merged, read_baselines
 from stream_monitor.config import Config
 from stream_monitor.engine import Engine, Refused
@@ -49,6 +49,7 @@ def replay(
 
     Raises UsageError for files that are not there, InputError where nothing of the inference files was usable.
     """
+    hold_memory()
     missing = [p for p in (*job.inference, *job.ground_truth, *job.baseline) if not p.exists()]
     if missing:
         raise UsageError(f"there is no file {missing[0]}", tuple(f"there is no file {p}" for p in missing))

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from stream_monitor.app import Monitor, Pace, dead_letter, fetch, open_engine
+from stream_monitor.app import Monitor, Pace, dead_letter, fetch, hold_memory, open_engine
 from stream_monitor.config import Config
 from stream_monitor.ending import Ending
 from stream_monitor.engine import Engine, Refused
@@ -160,6 +160,7 @@ class Service:
 
 def serve(config: Config, ending: Ending) -> None:
     """Attach to the event bus and watch until the end. Raises MonitorError for what a person has to mend."""
+    hold_memory()
     store = Store(config.state)
     try:
         engine = open_engine(config, store)

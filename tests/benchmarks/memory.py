@@ -21,7 +21,7 @@ import events
 import numpy as np
 import pyarrow as pa
 
-from stream_monitor.app import decode_batch, make_decoder
+from stream_monitor.app import decode_batch, hold_memory, make_decoder, release_memory
 from stream_monitor.config import Config
 from stream_monitor.engine import Engine
 from stream_monitor.exposition import render
@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10, help="lines of the table")
     options = parser.parse_args()
     stream = events.Stream(options.events, options.features, options.models, per_second=options.per_second)
+    hold_memory()
     config = Config()
     decoder = make_decoder(config)
     print(f"{'events':>12} {'MB':>8} {'file MB':>8} {'events/s':>10} {'us CPU/event':>13}")
@@ -75,6 +76,7 @@ def main() -> None:
             done += len(raw)
             if time.monotonic() - checkpoint > 2:
                 engine.checkpoint()
+                release_memory()
                 render(engine)
                 checkpoint = time.monotonic()
             if done - shown >= options.events // options.rows:
