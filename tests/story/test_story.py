@@ -14,13 +14,9 @@ Told = tuple[str, str, str, str, str, str, str | None, tuple[str, ...]]
 
 TIMELINE: list[Told] = [
     ("forecast", "", "baseline_missing", "warning", "00:00:01.452", "00:00:01.452", "01:40:19.347", ("2",)),
-    ("credit", "", "data_drift", "warning", "02:00:00.000", "02:07:18.367", "03:30:00.000", ("income",)),
-    ("credit", "eu", "data_drift", "warning", "02:00:00.000", "02:15:00.000", "03:30:00.000", ("income",)),
-    ("credit", "us", "data_drift", "warning", "02:00:20.000", "03:00:00.000", "05:00:00.000", ("income",)),
+    ("credit", "", "data_drift", "warning", "02:00:03.330", "02:01:25.665", "03:11:08.178", ("income",)),
     ("credit", "", "concept_drift", "critical", "03:00:00.000", "03:15:00.000", None, ("error_rate",)),
-    ("credit", "eu", "broken_input", "critical", "04:00:00.000", "04:15:00.000", None, ("channel",)),
-    ("credit", "us", "broken_input", "critical", "04:00:00.000", "04:15:00.000", None, ("channel",)),
-    ("credit", "", "broken_input", "critical", "04:00:00.000", "04:15:00.000", None, ("channel",)),
+    ("credit", "", "broken_input", "critical", "04:00:00.736", "04:00:08.188", None, ("channel",)),
 ]  # fmt: skip
 """(model, market, kind, severity, onset, opened, closed, subjects), times of the story's day."""
 
