@@ -478,7 +478,7 @@ class Engine:
     def count_opened(self, incidents: Sequence[Incident], *, now_us: int | None = None) -> None:
         """Count incidents under the severity they open with, before what follows in the same step raises it.
 
-        `now_us`: the time of the evidence, None for that of the newest window of the line.
+        `now_us`: the time of the evidence. None: the end of the line's newest window, so at most one window too early.
         """
         for incident in incidents:
             known = self._known_incidents.get(incident.id)
@@ -493,7 +493,7 @@ class Engine:
         index = self.names.version_index(ModelKey(incident.line.model, incident.line.version))
         assert index is not None
         closed = self.versions[index].lines[incident.line.segment].latest.values()
-        return max((scores[0].window_end_us for scores in closed if scores), default=incident.opened_us)
+        return max([incident.opened_us, *(scores[0].window_end_us for scores in closed if scores)])
 
     def _seal_joined(self, now_seconds: float) -> None:
         """Outcomes are ordered by the slower of the two streams: no earlier one can come any more."""

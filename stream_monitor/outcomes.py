@@ -31,6 +31,7 @@ from stream_monitor.judge.wording import describe_errors
 from stream_monitor.records import (
     MICROSECONDS,
     Evidence,
+    Floats,
     Incident,
     IncidentKind,
     Ints,
@@ -51,6 +52,11 @@ LEARN_LABELS = 1_000
 
 CACHED_COHORTS = 4_000
 """Cohort profiles kept in memory; at most 32 kB each, most far less."""
+
+RECENT_ERRORS = 64
+USUAL_ERRORS = 2_048
+"""Over how many errors the fading means go that tell which way errors moved. A shift of a quarter of a standard deviation,
+the least that detectors find soon, is 2.8 deviations of the first; the second still knows what was before it."""
 
 ONSET_WINDOWS = 2_000
 """Cohorts looked through for the onset of a concept drift: three weeks of 15 minutes."""
@@ -76,6 +82,22 @@ class _Arrivals:
     reference: OutcomeProfile | None
     learnt: OutcomeProfile
     detectors: DetectorBank
+    recent: float = 0.0  # fading means of the standardised errors; the reference's is 0
+    usual: float = 0.0
+
+    def detect_anew(self, detectors: DetectorBank) -> None:
+        """The reference is another, and so are the units of what was known of the errors."""
+        self.detectors, self.recent, self.usual = detectors, 0.0, 0.0
+
+    def follow(self, errors: Floats) -> None:
+        """Take standardised errors into the fading means, in order."""
+        finite = errors[np.isfinite(errors)]
+        self.recent = _faded(self.recent, finite, over=RECENT_ERRORS)
+        self.usual = _faded(self.usual, finite, over=USUAL_ERRORS)
+
+    def have_risen(self, *, minimum_effect: float) -> bool:
+        """Whether the newest errors are worse than those before them, and practically worse than the reference."""
+        return self.recent > max(self.usual, minimum_effect)
 
     def to_bytes(self) -> bytes:
         body = {
@@ -87,6 +109,7 @@ class _Arrivals:
             "reference": None if self.reference is None else self.reference.to_bytes().hex(),
             "learnt": self.learnt.to_bytes().hex(),
             "detectors": self.detectors.to_bytes().hex(),
+            "means": [self.recent, self.usual],
         }
         return json.dumps(body).encode()
 
@@ -104,6 +127,7 @@ class _Arrivals:
             None if reference is None else OutcomeProfile.from_bytes(bytes.fromhex(reference)),
             OutcomeProfile.from_bytes(bytes.fromhex(body["learnt"])),
             DetectorBank.from_bytes(bytes.fromhex(body["detectors"])),
+            *body.get("means", ()),
         )
 
 
@@ -279,7 +303,7 @@ class Outcomes:
         for (number, outcome), held in self._arrivals.items():
             if number == line.number:
                 held.reference = self._reference(line, outcome, held.task) or held.reference
-                held.detectors = DetectorBank(1, makes=self.engine.config.drift.error_detectors)
+                held.detect_anew(DetectorBank(1, makes=self.engine.config.drift.error_detectors))
                 self._dirty_arrivals.add((number, outcome))
 
     def _reference(self, line: Line, outcome: int, task: Task) -> OutcomeProfile | None:
@@ -376,9 +400,15 @@ class Outcomes:
         assert held.reference is not None
         errors = standardised_errors(joined, held.reference)
         name = "mean_absolute_error" if held.task is Task.REGRESSION else "error_rate"
-        for change in held.detectors.update(errors[:, None], time_us):
+        followed = 0
+        for change in sorted(held.detectors.update(errors[:, None], time_us), key=lambda found: found.time_us):
+            until = max(followed, int(np.searchsorted(time_us, change.time_us, "right")))
+            held.follow(errors[followed:until])
+            followed = until
             self.engine.count("detector_changes", 1, model=line.key.model, version=line.key.version,
                               feature=name, detector=change.detector)  # fmt: skip
+            if not held.have_risen(minimum_effect=self.engine.config.drift.minimum_effect):
+                continue  # good news: an incident is of harm, and the one that told of it is closed by its windows
             evidence = Evidence(name, "metric", change.detector, float("nan"), float("nan"), 0.0, len(joined),
                                 held.reference.rows, f"{change.detector} saw the errors move")  # fmt: skip
             made = int(made_us[min(int(np.searchsorted(time_us, change.time_us)), len(made_us) - 1)])
@@ -387,6 +417,7 @@ class Outcomes:
             )
             self.engine.count_opened(noted)
             changed.update({incident.id: incident for incident in noted})
+        held.follow(errors[followed:])
 
     def _close(self, line: Line, outcome: int, until_us: int, changed: dict[str, Incident]) -> None:
         """Close the windows that end by a time and judge their errors."""
@@ -547,6 +578,13 @@ def _made(rows: pa.Table) -> list[tuple[Any, ...]]:
     """Prediction and outcome of each row, in Python."""
     columns = ("id_hi", "id_lo", "version", "outcome", "time_us")
     return list(zip(*(rows[name].to_pylist() for name in columns), strict=True))
+
+
+def _faded(mean: float, values: Floats, *, over: int) -> float:
+    """A mean carried on, in which a value weighs (1 - 1 / over) of the next; cut anywhere it is the same."""
+    keep = 1 - 1 / over
+    weights = keep ** np.arange(len(values), dtype=np.float64)[::-1]
+    return float(mean * keep ** len(values) + (weights * values).sum() / over)
 
 
 def _together(tables: Sequence[pa.Table]) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,9 @@ START = 1_790_000_040  # a multiple of 60 s
 class Story:
     """An engine on a state file, and what it is told."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **changes: Any) -> None:
         self._state = folder / "state.duckdb"
-        self._config = parse(CONFIG, {})
+        self._config = parse({**CONFIG, **changes}, {})
         self._source = MemorySource([Binding(p.stream, p.topic) for p in (EVENTS, LABELS)])
         self._source.start({})
         self._open()
@@ -151,3 +152,28 @@ def test_what_grows_worse_says_when(story: Story) -> None:
         (START * 10 + 2847) * 10**5,  # 4.7 s after they began to change, as the charts saw it
         (START + 330) * 10**6,
     )
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        ([30, 5], []),
+        ([10, 30], [("info", "adwin")]),
+        ([20, 2, 20], []),
+        ([10, 40, 10], [("info", "adwin")]),
+    ],
+    ids=["better", "worse", "better and back", "worse and back"],
+)
+def test_errors_that_fall_are_no_incident(tmp_path: Path, errors: list[int], expected: list[tuple[str, str]]) -> None:
+    """So many in 100 are wrong in each five minutes: detectors see every change, but only harm is told."""
+    story = Story(tmp_path, windows=["1d"])  # none ends: only the detectors speak
+    draw = random.Random(1)
+    wrong = [draw.random() * 100 < percent for percent in errors for _ in range(3000)]
+    found = {}
+    for start in range(0, len(wrong), 300):
+        changed = story.tell(*traffic(start, start + 300, wrong.__getitem__))
+        found.update({i.id: i for i in changed if i.kind == "concept_drift"})
+    seen = history.total(story.engine, "detector_changes", feature="error_rate")
+    story.close()
+    assert [(i.severity, i.subjects[0].statistic) for i in found.values()] == expected
+    assert seen >= len(errors) - 1
