@@ -136,12 +136,20 @@ def _describe_shares(baseline: Ints, window: Ints, categories: Sequence[str]) ->
 
 
 def _describe_values(baseline: Ints, window: Ints, representatives: Floats) -> str:
-    """The median; where it stood still, the middle 80 %; where that did too, what left the baseline's range."""
+    """The median or the middle 80 %, whichever moved more; where both stood still, what left the baseline's range.
+
+    A wider middle moves each of its ends by half of what it gained: that is set against the shift of the median, which
+    of a spread that doubled may be a bin by chance.
+    """
     before, after = _quantiles(baseline, representatives), _quantiles(window, representatives)
+    told = {}
     if number(before[1]) != number(after[1]):
-        return f"median {number(before[1])} -> {number(after[1])}"
-    if (number(before[0]), number(before[2])) != (number(after[0]), number(after[2])):
-        return f"middle 80 % {number(before[0])} to {number(before[2])} -> {number(after[0])} to {number(after[2])}"
+        told[f"median {number(before[1])} -> {number(after[1])}"] = abs(after[1] - before[1])
+    middles = [f"{number(low)} to {number(high)}" for low, _, high in (before, after)]
+    if middles[0] != middles[1]:
+        told[f"middle 80 % {middles[0]} -> {middles[1]}"] = abs((after[2] - after[0]) - (before[2] - before[0])) / 2
+    if told:
+        return max(told, key=told.__getitem__)
     beyond = int(window[BELOW] + window[ABOVE])
     rows = int(distance.ordered(window[None]).sum())
     return f"out of range 0 % -> {percent(beyond / rows)}" if beyond and rows else "shape changed"

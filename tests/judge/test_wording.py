@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from stream_monitor.judge.wording import describe, describe_errors, moment, name, number, percent, summary_of
 from stream_monitor.records import Evidence, Incident, IncidentKind, Ints, LineKey, Score, Severity, Verdict
@@ -41,8 +42,32 @@ def evidence(subject: str, kind: str = "feature", detail: str = "median 41 -> 47
     ],
 )
 def test_numbers_are_told_by_what_moved(baseline: Ints, window: Ints, expected: str) -> None:
-    """The median first, then the middle, then the range."""
+    """The median or the middle, then the range."""
     assert describe(SCORE, baseline=baseline, window=window, representatives=POSITIONS) == expected
+
+
+@pytest.mark.parametrize(
+    ("shift", "scale", "expected"),
+    [
+        (0.5, 1.0, "median"),
+        (-0.5, 1.0, "median"),
+        (0.0, 2.0, "middle 80 %"),
+        (0.0, 0.5, "middle 80 %"),
+        (0.1, 2.0, "middle 80 %"),
+        (2.0, 1.5, "median"),
+    ],
+)
+@pytest.mark.parametrize("seed", range(5))
+def test_a_spread_that_changed_is_told_as_such(shift: float, scale: float, expected: str, seed: int) -> None:
+    """Not as a median that moved by a bin; a shift is told as one, though the middle's ends move with it."""
+    draw = np.random.default_rng(seed)
+    positions = stats.norm.ppf((np.arange(MAIN) + 0.5) / MAIN)
+    counts = np.zeros(BINS, dtype=np.int64)
+    counts[:MAIN] = 40
+    window = np.zeros(BINS, dtype=np.int64)
+    values = stats.norm.cdf(draw.normal(shift, scale, 2_000)) * MAIN
+    window[:MAIN] = np.bincount(np.minimum(values.astype(np.int64), MAIN - 1), minlength=MAIN)
+    assert describe(SCORE, baseline=counts, window=window, representatives=positions).startswith(expected)
 
 
 def test_categories_are_told_by_the_share_that_moved_most() -> None:
