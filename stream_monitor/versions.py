@@ -141,7 +141,7 @@ class Line:
             share /= 2
         if not self.is_whole:
             share /= len(keys) if budget.events is not None else config.limits.segments
-        return Watch(Ranks.of(baseline.profile), budget, share)
+        return Watch(Ranks.of(baseline.profile), budget, share, baseline.dependence)
 
     # -- folding ---------------------------------------------------------------------------------
 

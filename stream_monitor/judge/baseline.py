@@ -13,6 +13,8 @@ import numpy as np
 import zstandard
 
 from stream_monitor.errors import InputError, StateError
+from stream_monitor.judge.charts import Ranks
+from stream_monitor.judge.dependence import MOST_ROWS, Dependence
 from stream_monitor.judge.verdicts import Subjects
 from stream_monitor.records import Floats
 from stream_monitor.summarize.profile import Profile, Schema, deviations, means, representatives
@@ -37,7 +39,7 @@ class Baseline:
     """The frozen reference of one (model, version); version "" serves every version that lacks its own.
 
     `representatives` (F, MAIN): mean of each main bin, NaN where it is empty. `outcomes`: by outcome name, the
-    stored form of an OutcomeProfile of the rows that carried their truth.
+    stored form of an OutcomeProfile of the rows that carried their truth. `dependence`: of its rows in their order.
     """
 
     model: str
@@ -49,6 +51,7 @@ class Baseline:
     created_us: int
     source: str
     outcomes: Mapping[str, bytes] = field(default_factory=dict)
+    dependence: Dependence = field(default_factory=Dependence)
 
     @property
     def id(self) -> str:
@@ -84,6 +87,7 @@ class Baseline:
             "provisional": self.provisional,
             "created_us": self.created_us,
             "source": self.source,
+            "dependence": self.dependence.to_json(),
         }
         parts = [json.dumps(head).encode(), self.profile.to_bytes(), self.representatives.astype("<f8").tobytes()]
         for name, body in self.outcomes.items():
@@ -104,8 +108,10 @@ class Baseline:
             parts = _unframe(zstandard.decompress(content))
             head: dict[str, Any] = json.loads(parts[0])
             schema = Schema.from_json(head.pop("schema"))
+            dependence = head.pop("dependence", None)  # files built before it was measured have none
             return cls(
                 schema=schema,
+                dependence=Dependence() if dependence is None else Dependence.from_json(dependence),
                 profile=Profile.from_bytes(schema, parts[1]),
                 representatives=np.frombuffer(parts[2], "<f8").reshape(len(schema), MAIN).copy(),
                 outcomes={k.decode(): v for k, v in zip(parts[3::2], parts[4::2], strict=True)},
@@ -131,16 +137,22 @@ def build(
         raise InputError(f"no usable rows for {model} {version or '(any version)'} in {source}")
     schema = Schema.learn(rows, most_categories=reading.most_categories, kinds=reading.kinds, ignore=reading.ignore)
     coded = schema.encode(rows)
+    profile = Profile.fold(schema, coded)
+    ranks = Ranks.of(profile)
+    ranked = ranks.encode(coded.code, rows.id_hi, rows.id_lo)
+    # Rows without a time stand in the order of their file.
+    order = np.argsort(rows.time_us, kind="stable")
     return Baseline(
         model=model,
         version=version,
         schema=schema,
-        profile=Profile.fold(schema, coded),
+        profile=profile,
         representatives=representatives(schema, coded),
         provisional=provisional,
         created_us=created_us,
         source=source,
         outcomes=dict(outcomes or {}),
+        dependence=Dependence.of(ranks, ranked[order[-MOST_ROWS:]]),
     )
 
 

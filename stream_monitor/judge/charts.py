@@ -207,12 +207,13 @@ class Limits:
     unit: tuple[Floats, ...]  # (scales, F): the standard deviation of each sum
 
     @classmethod
-    def of(cls, ranks: Ranks, tables: Tables, *, hazard: float, inflation: Floats) -> Limits:
+    def of(cls, ranks: Ranks, tables: Tables, *, hazard: float, inflation: Floats, freedom: Floats) -> Limits:
         """For a nominal rate of `hazard` alarms an event of each subject.
 
         `inflation` (charts, scales, F): how many times the variance of a window's sum exceeds that of independent
-        rows. A baseline of m rows is a draw too: a window of w rows has a z of variance 1 + w/m over all baselines, and
-        one of 20 baselines is off by more than 1.645 (w/m)^0.5; the limit covers both.
+        rows; `freedom` (scales, F): the degrees of freedom of the shape's chi-square. A baseline of m rows is a
+        draw too: a window of w rows has a z of variance 1 + w/m over all baselines, and one of 20 baselines is off by
+        more than 1.645 (w/m)^0.5; the limit covers both.
         """
         level = _levels(hazard)
         readable = ranks.readable / max(ranks.rows, 1)
@@ -223,10 +224,10 @@ class Limits:
         unit = [np.sqrt(w * tables.variance[c] * inflation[c]) * UNIT for c in range(2)]
         reach = z[0] * unit[0]
         tail = special.ndtr(-z[1])
-        freedom = w / inflation[1]
+        squares = w / inflation[1]
         scale = np.sqrt(tables.variance[1] / 2) * inflation[1] * UNIT
-        high = (special.chdtri(freedom, tail) - freedom) * scale
-        low = (special.chdtri(freedom, 1 - tail) - freedom) * scale
+        high = (special.chdtri(squares, tail) - squares) * scale
+        low = (special.chdtri(squares, 1 - tail) - squares) * scale
         low = np.where(np.array(SCALES)[:, None] >= FEWEST_LOWER_SPREAD, low, -_FAR)
         bad = _quiet_counts(ranks, level[2], inflation[2])
         upper = (reach, high, np.where(np.array(SCALES)[:, None] > bad, bad, _FAR))
@@ -235,7 +236,7 @@ class Limits:
         return cls(
             tuple(np.clip(np.floor(x * chosen), -_FAR, _FAR).astype(_NUMBER) for x in lower),
             tuple(np.clip(np.floor(np.where(np.isinf(chosen), _FAR, x)), -_FAR, _FAR).astype(_NUMBER) for x in upper),
-            np.where(usable, _shape_limits(level[3], ratio, inflation[3]), np.inf),
+            np.where(usable, _shape_limits(level[3], ratio, inflation[3], freedom), np.inf),
             level,
             (*unit, np.sqrt(w * inflation[2])),
         )
@@ -266,16 +267,19 @@ def _guarded(level: Floats, ratio: Floats) -> Floats:
     return np.asarray(np.maximum(mean, unlucky), np.float64)
 
 
-def _shape_limits(level: Floats, ratio: Floats, inflation: Floats) -> Floats:
-    """Chi-square with CELLS - 1 degrees of freedom; for an unlucky baseline noncentral (Patnaik 1949)."""
+def _shape_limits(level: Floats, ratio: Floats, inflation: Floats, freedom: Floats) -> Floats:
+    """Chi-square of these degrees of freedom, CELLS - 1 for independent rows; for an unlucky baseline noncentral.
+
+    The noncentral quantile is Patnaik's (1949). `inflation` is the factor of the mean, so that of one degree is
+    `inflation` (CELLS - 1) / `freedom`.
+    """
     first = len(SCALES) - len(SHAPE_SCALES)
-    level, ratio = level[first:, None], ratio[first:]
-    freedom = CELLS - 1
+    level, ratio, freedom = level[first:, None], ratio[first:], freedom[first:]
     mean = (1 + ratio) * special.chdtri(freedom, level)
     off = ratio * special.chdtri(freedom, 0.05)
     width = (freedom + 2 * off) / (freedom + off)
     unlucky = width * special.chdtri((freedom + off) / width, np.minimum(REFERENCE_RATE * level, 0.9))
-    return np.asarray(np.maximum(mean, unlucky) * inflation[first:], np.float64)
+    return np.asarray(np.maximum(mean, unlucky) * inflation[first:] * (CELLS - 1) / freedom, np.float64)
 
 
 def _quiet_counts(ranks: Ranks, level: Floats, inflation: Floats) -> Floats:
@@ -314,6 +318,7 @@ class Charts:
 
     ranks: Ranks
     inflation: Floats | None = None  # (charts, scales, F); None: independent rows
+    freedom: Floats | None = None  # (scales, F); None: CELLS - 1
     hazard: float = 1e-6
     events: int = 0
     _tables: Tables = field(init=False)
@@ -333,6 +338,8 @@ class Charts:
         self._tables = Tables.of(self.ranks)
         if self.inflation is None:
             self.inflation = np.ones((len(CHARTS), len(SCALES), subjects))
+        if self.freedom is None:
+            self.freedom = np.full((len(SCALES), subjects), CELLS - 1.0)
         self.set_hazard(self.hazard)
         zero = np.zeros((1, subjects), _NUMBER)
         self._carry = [zero[0].copy() for _ in range(3)]
@@ -346,8 +353,11 @@ class Charts:
     def set_hazard(self, hazard: float) -> None:
         """Alarm at this nominal rate, in alarms an event of each subject, from the next event on."""
         assert self.inflation is not None
+        assert self.freedom is not None
         self.hazard = hazard
-        self._limits = Limits.of(self.ranks, self._tables, hazard=hazard, inflation=self.inflation)
+        self._limits = Limits.of(
+            self.ranks, self._tables, hazard=hazard, inflation=self.inflation, freedom=self.freedom
+        )
 
     @property
     def limits(self) -> Limits:
@@ -475,14 +485,16 @@ class Charts:
         return out.getvalue()
 
     @classmethod
-    def from_bytes(cls, state: bytes, ranks: Ranks, *, inflation: Floats | None = None) -> Charts:
+    def from_bytes(
+        cls, state: bytes, ranks: Ranks, *, inflation: Floats | None = None, freedom: Floats | None = None
+    ) -> Charts:
         """The charts that were stored, of a baseline with these ranks; raises StateError if they do not fit."""
         try:
             with np.load(io.BytesIO(state), allow_pickle=False) as stored:
                 head = json.loads(stored["head"].tobytes())
                 if head["format"] != FORMAT or head["subjects"] != len(ranks):
                     raise StateError(f"charts of format {head['format']} and {head['subjects']} subjects do not fit")
-                charts = cls(ranks, inflation, head["hazard"], head["events"])
+                charts = cls(ranks, inflation, freedom, head["hazard"], head["events"])
                 charts._ring, charts._times = stored["ring"], stored["times"]
                 charts._cells, charts._cell_sum = stored["cells"], stored["cell_sum"]
                 charts._carry = [stored[f"carry{c}"] for c in range(3)]

@@ -13,6 +13,7 @@ from stream_monitor.errors import StateError
 from stream_monitor.judge import calibrate, hazard
 from stream_monitor.judge.calibrate import Budget
 from stream_monitor.judge.charts import Charts, Found, Ranks
+from stream_monitor.judge.dependence import Dependence
 from stream_monitor.records import MICROSECONDS, Floats, Hashes, Ints
 from stream_monitor.summarize.profile import BinCodes
 
@@ -66,12 +67,16 @@ class Watch:
     ranks: Ranks
     budget: Budget
     share: float
-    inflation: Floats | None = None
+    dependence: Dependence = field(default_factory=Dependence)
     charts: Charts = field(init=False)
     traffic: Traffic = field(default_factory=Traffic)
 
     def __post_init__(self) -> None:
-        self.charts = Charts(self.ranks, self.inflation, self.hazard())
+        inflation, freedom = self._factors()
+        self.charts = Charts(self.ranks, inflation, freedom, self.hazard())
+
+    def _factors(self) -> tuple[Floats, Floats]:
+        return self.dependence.factors(len(self.ranks)), self.dependence.freedoms(len(self.ranks))
 
     @property
     def subjects(self) -> int:
@@ -124,7 +129,8 @@ class Watch:
             self.traffic = Traffic(events, [(n, t) for n, t in marks], rate)
         except (struct.error, ValueError, TypeError) as error:
             raise StateError(f"the state of a watch cannot be read: {error}") from error
-        self.charts = Charts.from_bytes(state[4 + size :], self.ranks, inflation=self.inflation)
+        inflation, freedom = self._factors()
+        self.charts = Charts.from_bytes(state[4 + size :], self.ranks, inflation=inflation, freedom=freedom)
         self.charts.set_hazard(self.hazard())
 
 
