@@ -30,6 +30,7 @@ from stream_monitor.judge.verdicts import Span
 from stream_monitor.judge.wording import describe_errors
 from stream_monitor.records import (
     MICROSECONDS,
+    NO_TIME,
     Evidence,
     Floats,
     Incident,
@@ -37,6 +38,7 @@ from stream_monitor.records import (
     Ints,
     Performance,
     Score,
+    Severity,
 )
 from stream_monitor.summarize.outcome import Joined, OutcomeProfile, Task, shares, task_of
 from stream_monitor.truth import MET_SCHEMA, Met, from_ipc, to_ipc
@@ -84,6 +86,7 @@ class _Arrivals:
     detectors: DetectorBank
     recent: float = 0.0  # fading means of the standardised errors; the reference's is 0
     usual: float = 0.0
+    newest_us: int = NO_TIME  # when the last truth came
 
     def detect_anew(self, detectors: DetectorBank) -> None:
         """The reference is another, and so are the units of what was known of the errors."""
@@ -110,6 +113,7 @@ class _Arrivals:
             "learnt": self.learnt.to_bytes().hex(),
             "detectors": self.detectors.to_bytes().hex(),
             "means": [self.recent, self.usual],
+            "newest_us": self.newest_us,
         }
         return json.dumps(body).encode()
 
@@ -117,6 +121,7 @@ class _Arrivals:
     def from_bytes(cls, raw: bytes) -> _Arrivals:
         body: dict[str, Any] = json.loads(raw)
         reference = body["reference"]
+        recent, usual = body.get("means", (0.0, 0.0))
         return cls(
             Task(body["task"]),
             body["positive_label"],
@@ -127,7 +132,9 @@ class _Arrivals:
             None if reference is None else OutcomeProfile.from_bytes(bytes.fromhex(reference)),
             OutcomeProfile.from_bytes(bytes.fromhex(body["learnt"])),
             DetectorBank.from_bytes(bytes.fromhex(body["detectors"])),
-            *body.get("means", ()),
+            recent,
+            usual,
+            body.get("newest_us", NO_TIME),
         )
 
 
@@ -333,7 +340,20 @@ class Outcomes:
         for key in sorted(set(self._arrivals) - touched):
             if self._arrivals[key].open:
                 self._close(self._line(key[0]), key[1], until_us, changed)
+        for owner in self.engine.versions.values():
+            self._close_silent(owner.whole(), until_us, changed)
         return list(changed.values())
+
+    def _close_silent(self, line: Line, until_us: int, changed: dict[str, Incident]) -> None:
+        """Close what a detector alone spoke of where no truth came since: no window of labels will ever find it calm."""
+        drifts = [i for i in line.book.open_incidents if i.kind is IncidentKind.CONCEPT_DRIFT]
+        if not drifts or drifts[0].severity is not Severity.INFO:
+            return
+        newest = [held.newest_us for (number, _), held in self._arrivals.items() if number == line.number]
+        quiet_us = max([drifts[0].opened_us, *newest]) + line.book.quiet_seconds * MICROSECONDS
+        if until_us >= quiet_us:
+            closed = line.book.close(now_us=quiet_us, kinds=[IncidentKind.CONCEPT_DRIFT])
+            changed.update({incident.id: incident for incident in closed})
 
     def _line(self, number: int) -> Line:
         key = self.engine.names.lines[number]
@@ -351,7 +371,8 @@ class Outcomes:
         joined, time_us = _joined(rows, held.task), rows["joined_us"].to_numpy()
         made_us = rows["time_us"].to_numpy()
         spans = [s * MICROSECONDS for s in self.engine.config.windows]
-        ends = np.unique(np.concatenate([time_us // s * s + s for s in spans]))
+        silent = np.diff(time_us, prepend=time_us[:1]) >= line.book.quiet_seconds * MICROSECONDS
+        ends = np.unique(np.concatenate([time_us[silent], *(time_us // s * s + s for s in spans)]))
         cuts = np.searchsorted(time_us, ends, "left")
         start = 0
         for end_us, stop in zip(ends.tolist(), cuts.tolist(), strict=True):
@@ -373,6 +394,9 @@ class Outcomes:
         self, line: Line, held: _Arrivals, joined: Joined, time_us: Ints, made_us: Ints, changed: dict[str, Incident]
     ) -> None:
         """Rows that cross no window's end; `made_us` are the times of their predictions."""
+        if line.is_whole:
+            self._close_silent(line, int(time_us[0]), changed)
+        held.newest_us = int(time_us[-1])
         low, high = int(made_us.min()), int(made_us.max())
         for seconds in self.engine.config.windows:
             span = seconds * MICROSECONDS
@@ -429,6 +453,7 @@ class Outcomes:
             self._closed[f"{line.number}/{outcome}/{seconds}/{window.start_us}"] = window.profile.to_bytes()
             self._latest[(line.number, outcome, seconds)] = (window.start_us, window.profile)
             if line.is_whole and held.reference is not None:
+                self._close_silent(line, window.start_us + seconds * MICROSECONDS, changed)
                 self._judge(line, outcome, held, seconds, window, changed)
 
     def _judge(

@@ -177,3 +177,19 @@ def test_errors_that_fall_are_no_incident(tmp_path: Path, errors: list[int], exp
     story.close()
     assert [(i.severity, i.subjects[0].statistic) for i in found.values()] == expected
     assert seen >= len(errors) - 1
+
+
+def test_an_incident_of_a_detector_ends_when_no_labels_come(tmp_path: Path) -> None:
+    """Nothing will ever say that the errors are calm again: after an hour of traffic without a truth it is closed."""
+    story = Story(tmp_path, windows=["1d"])
+    draw = random.Random(1)
+    wrong = [draw.random() * 100 < percent for percent in (10, 30) for _ in range(3000)]
+    for start in range(0, 6000, 300):
+        story.tell(*traffic(start, start + 300, wrong.__getitem__))
+    story.restart()
+    silence = [event(n, 600 + (n - 6000) * 10) for n in range(6000, 6370)]
+    late = [label(6369, 4300, right=True)]
+    told = [i for part in ((silence[:358],), (silence[358:], late)) for i in story.tell(*part)]
+    story.close()
+    assert [(i.kind, i.severity) for i in told] == [("concept_drift", "info")]
+    assert told[0].closed_us == pytest.approx((START + 599.9 + 0.5 + 3600) * 10**6, abs=1)
