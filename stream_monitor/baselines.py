@@ -53,40 +53,40 @@ def build_baselines(
     paths: Sequence[Path], config: Config, *, model: str | None = None, version: str | None = None
 ) -> list[Baseline]:
     """Build a baseline for each (model, version) of the rows; rows without a version are for any ("")."""
-    source = FileSource([_binding(path, config, model, version) for path in paths])
+    batches = read_rows(paths, config, model=model, version=version)
+    return baselines_of_rows(batches, config, source=", ".join(str(path) for path in paths))
+
+
+def read_rows(
+    paths: Sequence[Path], config: Config, *, model: str | None = None, version: str | None = None
+) -> Iterator[RawBatch]:
+    """The raw rows of files, batch by batch. The first inference topic's mapping serves them too: they are the same events."""
+    fields = dict(config.source.inference[0].fields) if config.source.inference else {}
+    source = FileSource([Binding(Stream.INFERENCE, str(path), model, version, fields) for path in paths])
     try:
-        return baselines_of_rows(_batches(source), config, source=", ".join(str(path) for path in paths))
+        source.start({})
+        while not source.finished:
+            yield from source.poll(_POLL_ROWS, 0.0).batches
     finally:
         source.close()
+
+
+def row_decoder(config: Config) -> Decoder:
+    """What reads baseline rows as the configuration wants it."""
+    models = {name: ModelOptions(m.task, m.positive_label) for name, m in config.models.items()}
+    return Decoder(DecoderOptions(record_bytes=config.limits.record_bytes, models=models))
 
 
 def baselines_of_rows(batches: Iterable[RawBatch], config: Config, *, source: str) -> list[Baseline]:
     """The same from batches of rows, wherever they come from."""
     gathered = _Gathered(config)
-    decoder = Decoder(
-        DecoderOptions(
-            record_bytes=config.limits.record_bytes,
-            models={name: ModelOptions(m.task, m.positive_label) for name, m in config.models.items()},
-        )
-    )
+    decoder = row_decoder(config)
     for batch in batches:
         gathered.add(decoder.baseline(batch)[0])
     made = [gathered.build(key, source) for key in sorted(gathered.rows)]
     if not made:
         raise InputError(f"no row of {source} can be used as a baseline row")
     return made
-
-
-def _batches(source: FileSource) -> Iterator[RawBatch]:
-    source.start({})
-    while not source.finished:
-        yield from source.poll(_POLL_ROWS, 0.0).batches
-
-
-def _binding(path: Path, config: Config, model: str | None, version: str | None) -> Binding:
-    """The mapping of the first inference topic serves baseline rows too: they are the same events."""
-    fields = config.source.inference[0].fields if config.source.inference else {}
-    return Binding(Stream.INFERENCE, str(path), model, version, dict(fields))
 
 
 class _Gathered:
@@ -160,4 +160,5 @@ def reading_of(config: Config, model: str) -> Reading:
         most_categories=config.limits.categories,
         kinds={name: f.kind for name, f in features.items() if f.kind is not None},
         ignore=frozenset(name for name, f in features.items() if f.ignore),
+        seasonality=config.drift.seasonality,
     )

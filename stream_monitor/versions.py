@@ -27,6 +27,7 @@ from stream_monitor.judge.detectors import DetectorBank
 from stream_monitor.judge.finding import Case, case_of, kind_of
 from stream_monitor.judge.incident import IncidentBook
 from stream_monitor.judge.onset import estimate_onset
+from stream_monitor.judge.season import PERIODS
 from stream_monitor.judge.verdicts import Span, score_window
 from stream_monitor.judge.watch import Watch, delta_of, rows_of
 from stream_monitor.judge.wording import describe
@@ -141,7 +142,17 @@ class Line:
             share /= 2
         if not self.is_whole:
             share /= len(keys) if budget.events is not None else config.limits.segments
-        return Watch(Ranks.of(baseline.profile), budget, share, baseline.dependence)
+        ranks, wanted = Ranks.of(baseline.profile), config.drift.seasonality
+        season = baseline.season
+        if wanted != "none" and season is not None and season.is_usable and len(season.rows) == PERIODS[wanted]:
+            return Watch(ranks, budget, share, baseline.season_dependence, season)
+        if wanted != "none" and self.is_whole:
+            log.warning(
+                "baseline_without_rhythm",
+                extra=fields(model=self.key.model, version=self.key.version, seasonality=wanted,
+                       hours_covered=0 if season is None else season.covered, hours=PERIODS[wanted]),
+            )  # fmt: skip
+        return Watch(ranks, budget, share, baseline.dependence)
 
     # -- folding ---------------------------------------------------------------------------------
 

@@ -15,8 +15,9 @@ import zstandard
 from stream_monitor.errors import InputError, StateError
 from stream_monitor.judge.charts import Ranks
 from stream_monitor.judge.dependence import MOST_ROWS, Dependence
+from stream_monitor.judge.season import Season
 from stream_monitor.judge.verdicts import Subjects
-from stream_monitor.records import Floats
+from stream_monitor.records import NO_TIME, Floats
 from stream_monitor.summarize.profile import Profile, Schema, deviations, means, representatives
 from stream_monitor.summarize.protocol import MAIN
 from stream_monitor.summarize.rows import Rows
@@ -32,6 +33,7 @@ class Reading:
     most_categories: int = 200
     kinds: Mapping[str, str] = field(default_factory=dict)
     ignore: frozenset[str] = frozenset()
+    seasonality: str = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Baseline:
 
     `representatives` (F, MAIN): mean of each main bin, NaN where it is empty. `outcomes`: by outcome name, the
     stored form of an OutcomeProfile of the rows that carried their truth. `dependence`: of its rows in their order.
+    `season`: their rhythm, where one was asked for; `season_dependence`: what is left once it is taken out.
     """
 
     model: str
@@ -52,6 +55,8 @@ class Baseline:
     source: str
     outcomes: Mapping[str, bytes] = field(default_factory=dict)
     dependence: Dependence = field(default_factory=Dependence)
+    season: Season | None = None
+    season_dependence: Dependence = field(default_factory=Dependence)
 
     @property
     def id(self) -> str:
@@ -88,8 +93,12 @@ class Baseline:
             "created_us": self.created_us,
             "source": self.source,
             "dependence": self.dependence.to_json(),
+            "season_dependence": self.season_dependence.to_json(),
+            "has_season": self.season is not None,
         }
         parts = [json.dumps(head).encode(), self.profile.to_bytes(), self.representatives.astype("<f8").tobytes()]
+        if self.season is not None:
+            parts.append(self.season.to_bytes())
         for name, body in self.outcomes.items():
             parts += [name.encode(), body]
         framed = b"".join(struct.pack("<I", len(part)) + part for part in parts)
@@ -108,10 +117,12 @@ class Baseline:
             parts = _unframe(zstandard.decompress(content))
             head: dict[str, Any] = json.loads(parts[0])
             schema = Schema.from_json(head.pop("schema"))
-            dependence = head.pop("dependence", None)  # files built before it was measured have none
+            season = Season.from_bytes(parts.pop(3)) if head.pop("has_season", False) else None
             return cls(
                 schema=schema,
-                dependence=Dependence() if dependence is None else Dependence.from_json(dependence),
+                dependence=_dependence(head.pop("dependence", None)),
+                season=season,
+                season_dependence=_dependence(head.pop("season_dependence", None)),
                 profile=Profile.from_bytes(schema, parts[1]),
                 representatives=np.frombuffer(parts[2], "<f8").reshape(len(schema), MAIN).copy(),
                 outcomes={k.decode(): v for k, v in zip(parts[3::2], parts[4::2], strict=True)},
@@ -141,7 +152,14 @@ def build(
     ranks = Ranks.of(profile)
     ranked = ranks.encode(coded.code, rows.id_hi, rows.id_lo)
     # Rows without a time stand in the order of their file.
-    order = np.argsort(rows.time_us, kind="stable")
+    order = np.argsort(rows.time_us, kind="stable")[-MOST_ROWS:]
+    season, rest = None, Dependence()
+    if reading.seasonality != "none":
+        season = Season.of(reading.seasonality, ranked, rows.time_us, ranks.bins)
+        if season.is_usable:
+            timed = order[rows.time_us[order] != NO_TIME]
+            same_hour = season.apply(ranked[timed], rows.time_us[timed], rows.id_lo[timed], ranks.bins)
+            rest = Dependence.of(ranks.within(season), same_hour)
     return Baseline(
         model=model,
         version=version,
@@ -152,13 +170,20 @@ def build(
         created_us=created_us,
         source=source,
         outcomes=dict(outcomes or {}),
-        dependence=Dependence.of(ranks, ranked[order[-MOST_ROWS:]]),
+        dependence=Dependence.of(ranks, ranked[order]),
+        season=season,
+        season_dependence=rest,
     )
 
 
 def is_baseline_file(first_bytes: bytes) -> bool:
     """Whether a file begins like a built baseline."""
     return first_bytes.startswith(MAGIC)
+
+
+def _dependence(body: Mapping[str, Any] | None) -> Dependence:
+    """Files that were built before it was measured have none."""
+    return Dependence() if body is None else Dependence.from_json(body)
 
 
 _DIGEST_BYTES = 16

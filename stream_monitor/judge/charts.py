@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ from scipy import special
 from stream_monitor.errors import StateError
 from stream_monitor.judge import calibrate
 from stream_monitor.judge.hazard import STAGES
+from stream_monitor.judge.season import Season
 from stream_monitor.records import Floats, Hashes, Ints
 from stream_monitor.summarize.categorical import Categories
 from stream_monitor.summarize.numeric import tie_breaker
@@ -34,8 +35,8 @@ FORMAT = 1
 SCALES = tuple(2**k for k in range(2, 2 + STAGES))
 """Window lengths in events, 4 to 8192: from five standard deviations to a tenth of one. Doubling costs at most 15 %
 of delay against every length; a step of the root of two was no quicker, since twice the charts share the budget."""
-OVERLAP = 8
-"""A window is looked at eight times in its length (each event below 8): waiting for the next look costs 6 % of it."""
+OVERLAP = 16
+"""A window is looked at 16 times in its length (each event below 16): waiting for the next look costs 3 % of it."""
 TICK = 32
 """Events whose cells are counted together: the shape is judged on 128 events or more, eight to a cell."""
 SHAPE_SCALES = SCALES[5:]
@@ -45,7 +46,7 @@ UNIT = 4096
 """Scores are summed as whole multiples of 1/4096: exact, and 8192 of the largest squares fit 31 bits."""
 LOCATION, SPREAD, SHAPE, BAD = "location", "spread", "shape", "bad"
 CHARTS = (LOCATION, SPREAD, BAD, SHAPE)
-SHARES = {LOCATION: 0.5, SPREAD: 0.28, SHAPE: 0.17, BAD: 0.05}
+SHARES = {LOCATION: 0.55, SPREAD: 0.22, SHAPE: 0.18, BAD: 0.05}
 """Of a subject's part of the budget: shifts are the commonest change, values that cannot be read the plainest."""
 FEWEST_LOWER_SPREAD = 32
 """A spread that shrinks shows in no fewer events: the smallest squares of a few are too coarse to be rare."""
@@ -102,6 +103,7 @@ class Ranks:
     readable: Ints  # (F,) baseline rows with a value
     rows: int
     bad: Ints  # (F,) baseline rows whose value cannot be read
+    judged_by: int | None = None  # rows a rank is measured on, where they are fewer: those of an hour
 
     @classmethod
     def of(cls, profile: Profile) -> Ranks:
@@ -122,6 +124,10 @@ class Ranks:
 
     def __len__(self) -> int:
         return len(self.bins)
+
+    def within(self, season: Season) -> Ranks:
+        """The same for ranks within their hour: of 256 bins, by the rows of the poorest two hours together."""
+        return replace(self, bins=np.full(len(self), MAIN, np.int64), judged_by=2 * int(season.rows.min()))
 
     def encode(self, code: BinCodes, id_hi: Hashes, id_lo: Hashes) -> BinCodes:
         """Codes (n, F) with categories spread over 256 equal bins by the id's hash; what has no mass lies above all."""
@@ -218,7 +224,7 @@ class Limits:
         level = _levels(hazard)
         readable = ranks.readable / max(ranks.rows, 1)
         usable = ranks.readable >= calibrate.MINIMUM_BASELINE_ROWS
-        ratio = np.array(SCALES)[:, None] / np.maximum(ranks.rows, 1) * np.ones(len(ranks))
+        ratio = np.array(SCALES)[:, None] / np.maximum(ranks.judged_by or ranks.rows, 1) * np.ones(len(ranks))
         w = np.array(SCALES, np.float64)[:, None] * np.maximum(readable, 1e-9)
         z = [_guarded(level[c][:, None], ratio) for c in range(2)]
         unit = [np.sqrt(w * tables.variance[c] * inflation[c]) * UNIT for c in range(2)]
@@ -363,6 +369,11 @@ class Charts:
     def limits(self) -> Limits:
         """The limits in use."""
         return self._limits
+
+    @property
+    def tables(self) -> Tables:
+        """The scores in use."""
+        return self._tables
 
     def raised(self) -> list[Unit]:
         """The units in alarm."""

@@ -14,6 +14,7 @@ from stream_monitor.judge import calibrate, hazard
 from stream_monitor.judge.calibrate import Budget
 from stream_monitor.judge.charts import Charts, Found, Ranks
 from stream_monitor.judge.dependence import Dependence
+from stream_monitor.judge.season import Season
 from stream_monitor.records import MICROSECONDS, Floats, Hashes, Ints
 from stream_monitor.summarize.profile import BinCodes
 
@@ -68,12 +69,17 @@ class Watch:
     budget: Budget
     share: float
     dependence: Dependence = field(default_factory=Dependence)
+    season: Season | None = None  # take this rhythm out; `dependence` is then of what is left
     charts: Charts = field(init=False)
     traffic: Traffic = field(default_factory=Traffic)
 
     def __post_init__(self) -> None:
         inflation, freedom = self._factors()
-        self.charts = Charts(self.ranks, inflation, freedom, self.hazard())
+        self.charts = Charts(self._judged, inflation, freedom, self.hazard())
+
+    @property
+    def _judged(self) -> Ranks:
+        return self.ranks if self.season is None else self.ranks.within(self.season)
 
     def _factors(self) -> tuple[Floats, Floats]:
         return self.dependence.factors(len(self.ranks)), self.dependence.freedoms(len(self.ranks))
@@ -102,6 +108,8 @@ class Watch:
     ) -> list[Found]:
         """Take rows in order; what was found, by time. See `Charts.update`."""
         ranked = self.ranks.encode(code, id_hi, id_lo)
+        if self.season is not None:
+            ranked = self.season.apply(ranked, times, id_lo, self.ranks.bins)
         found: list[Found] = []
         start = 0
         while start < len(code):
@@ -130,7 +138,7 @@ class Watch:
         except (struct.error, ValueError, TypeError) as error:
             raise StateError(f"the state of a watch cannot be read: {error}") from error
         inflation, freedom = self._factors()
-        self.charts = Charts.from_bytes(state[4 + size :], self.ranks, inflation=inflation, freedom=freedom)
+        self.charts = Charts.from_bytes(state[4 + size :], self._judged, inflation=inflation, freedom=freedom)
         self.charts.set_hazard(self.hazard())
 
 
