@@ -375,11 +375,6 @@ class Charts:
         """The scores in use."""
         return self._tables
 
-    @property
-    def tables(self) -> Tables:
-        """The scores in use."""
-        return self._tables
-
     def raised(self) -> list[Unit]:
         """The units in alarm."""
         return sorted(self._raised)
