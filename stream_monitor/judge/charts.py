@@ -16,6 +16,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -228,9 +229,12 @@ class Limits:
         w = np.array(SCALES, np.float64)[:, None] * np.maximum(readable, 1e-9)
         z = [_guarded(level[c][:, None], ratio) for c in range(2)]
         unit = [np.sqrt(w * tables.variance[c] * inflation[c]) * UNIT for c in range(2)]
-        reach = z[0] * unit[0]
+        # Where values are missing, windows that happen to hold more of them make the tail: of so many its saddle point is.
+        lengths = np.array(SCALES, np.float64)[:, None]
+        held = [np.minimum(lengths, w + (1 - readable) * z[c] ** 2 / 4) for c in range(2)]
+        reach = z[0] * np.sqrt(held[0] / w) * unit[0]
         tail = special.ndtr(-z[1])
-        squares = w / inflation[1]
+        squares = held[1] / inflation[1]
         scale = np.sqrt(tables.variance[1] / 2) * inflation[1] * UNIT
         high = (special.chdtri(squares, tail) - squares) * scale
         low = (special.chdtri(squares, 1 - tail) - squares) * scale
@@ -511,7 +515,7 @@ class Charts:
                 charts._carry = [stored[f"carry{c}"] for c in range(3)]
                 charts._past = [[stored[f"past{c}_{k}"] for k in range(len(SCALES))] for c in range(3)]
                 charts._shape_past = [stored[f"shape{k}"] for k in range(len(SHAPE_SCALES))]
-        except (ValueError, KeyError, OSError, TypeError, EOFError) as error:
+        except (ValueError, KeyError, OSError, TypeError, EOFError, RuntimeError, BadZipFile) as error:
             raise StateError(f"the state of the charts cannot be read: {error}") from error
         charts._since = {Unit(f, bool(bad)): count for f, bad, count in head["since"]}
         charts._raised = {Unit(f, bool(bad)): _Raised(*rest) for f, bad, *rest in head["raised"]}
