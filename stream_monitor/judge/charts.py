@@ -43,6 +43,8 @@ TICK = 32
 SHAPE_SCALES = SCALES[5:]
 SHAPE_OVERLAP = 4
 CELLS = 16
+FEWEST_IN_A_CELL = 7
+"""Readable values to a cell on average: of fewer, as where many are missing, Pearson's statistic has a heavier tail."""
 UNIT = 4096
 """Scores are summed as whole multiples of 1/4096: exact, and 8192 of the largest squares fit 31 bits."""
 LOCATION, SPREAD, SHAPE, BAD = "location", "spread", "shape", "bad"
@@ -239,6 +241,7 @@ class Limits:
         high = (special.chdtri(squares, tail) - squares) * scale
         low = (special.chdtri(squares, 1 - tail) - squares) * scale
         low = np.where(np.array(SCALES)[:, None] >= FEWEST_LOWER_SPREAD, low, -_FAR)
+        is_filled = w[-len(SHAPE_SCALES) :] >= FEWEST_IN_A_CELL * CELLS
         bad = _quiet_counts(ranks, level[2], inflation[2])
         upper = (reach, high, np.where(np.array(SCALES)[:, None] > bad, bad, _FAR))
         lower = (-reach, low, np.full_like(high, -_FAR))
@@ -246,7 +249,7 @@ class Limits:
         return cls(
             tuple(np.clip(np.floor(x * chosen), -_FAR, _FAR).astype(_NUMBER) for x in lower),
             tuple(np.clip(np.floor(np.where(np.isinf(chosen), _FAR, x)), -_FAR, _FAR).astype(_NUMBER) for x in upper),
-            np.where(usable, _shape_limits(level[3], ratio, inflation[3], freedom), np.inf),
+            np.where(usable & is_filled, _shape_limits(level[3], ratio, inflation[3], freedom), np.inf),
             level,
             (*unit, np.sqrt(w * inflation[2])),
         )
