@@ -383,6 +383,8 @@ def _connect(path: Path | None, *, memory_bytes: int, threads: int) -> duckdb.Du
         "memory_limit": f"{memory_bytes // 1_000_000}MB",
         "threads": threads,
         "preserve_insertion_order": True,
+        # Else the engine's allocator keeps what it freed until the thread that did so is busy again: some 60 MB.
+        "allocator_background_threads": True,
     }
     if path is None:
         return duckdb.connect(":memory:", config=settings)

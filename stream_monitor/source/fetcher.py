@@ -23,7 +23,7 @@ _RECORDS = 10_000
 _POLL_SECONDS = 0.5
 _CLOSE_SECONDS = 2.0
 # Decoded, a poll takes several times its bytes: wide events come in smaller polls.
-_POLL_BYTES = 8_000_000
+_POLL_BYTES = 4_000_000
 _FEWEST_RECORDS = 500
 
 
@@ -41,7 +41,7 @@ class Fetcher(Generic[T]):
         *,
         transform: Callable[[Poll], T],
         max_polls: int = 3,
-        max_bytes: int = 24_000_000,
+        max_bytes: int = 12_000_000,
         max_records: int = _RECORDS,
     ) -> None:
         self._source = source

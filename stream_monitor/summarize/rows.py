@@ -259,14 +259,15 @@ def _features(
     cell_row, name, kind, number = cells.row, cells.name, cells.kind, cells.number
     text_cell, text = cells.text_cell, cells.text
     if n < batch_rows:
-        place = np.full(batch_rows, -1, np.int32)
-        place[row] = np.arange(n, dtype=np.int32)
-        chosen = place[cells.row] >= 0
-        cell_place = np.cumsum(chosen) - 1
-        kept = chosen[text_cell]
-        text_cell = cell_place[text_cell[kept]].astype(np.int32)
-        text = text.filter(pa.array(kept))
-        cell_row, name, kind, number = place[cells.row[chosen]], name[chosen], kind[chosen], number[chosen]
+        # Cells are ordered by row: only those of the rows are touched, since a batch may be of many versions.
+        start, stop = (np.searchsorted(cells.row, row.astype(np.int32), side) for side in ("left", "right"))
+        text_start, text_stop = np.searchsorted(text_cell, start), np.searchsorted(text_cell, stop)
+        moved = start - (np.cumsum(stop - start) - (stop - start))
+        chosen, kept = _ranges(start, stop), _ranges(text_start, text_stop)
+        text_cell = (text_cell[kept] - np.repeat(moved, text_stop - text_start)).astype(np.int32)
+        text = text.take(pa.array(kept))
+        cell_row = np.repeat(np.arange(n, dtype=np.int32), stop - start)
+        name, kind, number = name[chosen], kind[chosen], number[chosen]
     cells_of = np.bincount(name, minlength=len(cells.names))
     kept_names = _kept(cells.names, cells_of, most, known)
     present = np.flatnonzero(cells_of)
@@ -288,6 +289,12 @@ def _features(
     present = present[kept_names[present]]
     matrices = _scattered(n, cell_row, name, kind, number, text_cell, text, present)
     return matrices, [cells.names[i] for i in present], left_out
+
+
+def _ranges(start: Ints, stop: Ints) -> Ints:
+    """The numbers of every range [start, stop), one range after another."""
+    size = stop - start
+    return np.repeat(start - (np.cumsum(size) - size), size) + np.arange(int(size.sum()))
 
 
 def _kept(names: Sequence[str], cells_of: Ints, most: int, known: Collection[str] | None) -> Flags:

@@ -18,7 +18,11 @@ import pyarrow.compute as pc
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from stream_monitor.records import MICROSECONDS, Ints
+from stream_monitor import records
+from stream_monitor.records import MICROSECONDS, NO_TIME, Binding, Ints, PartitionId, RawBatch
+
+PARTITION = PartitionId(records.Stream.INFERENCE, "inference", 0)
+BINDING = Binding(records.Stream.INFERENCE, PARTITION.topic)
 
 START_US = 1_795_255_200_000_000
 """2026-11-21T10:00:00Z, on the bounds of a pane, of a quarter of an hour and of an hour."""
@@ -68,6 +72,21 @@ def ground_truth(stream: Stream, *, share: float = 1.0, delay_seconds: float = 6
         truth = pa.array(np.where(generator.random(len(row)) < 0.5, "approve", "deny"))
         times = stream.times(row) + int(delay_seconds * MICROSECONDS)
         yield _joined('{"inference_id":"', ids(row), '","label":"', truth, '","timestamp":"', texts(times), '"}')
+
+
+def polls(stream: Stream) -> Iterator[RawBatch]:
+    """The events as one partition's records, chunk by chunk."""
+    offset = 0
+    for chunk in inference(stream):
+        yield poll(chunk.cast(pa.binary()), offset)
+        offset += len(chunk)
+
+
+def poll(value: pa.Array, offset: int) -> RawBatch:
+    """Records of one partition from an offset on, without times of their own."""
+    n = len(value)
+    times = np.full(n, NO_TIME, np.int64)
+    return RawBatch(BINDING, (PARTITION,), np.zeros(n, np.int32), np.arange(offset, offset + n), value, times)
 
 
 def ids(row: Ints) -> pa.Array:

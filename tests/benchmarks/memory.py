@@ -1,6 +1,7 @@
 """Resident memory of a process that takes in events of ten models with a hundred features: it must stay flat.
 
-The engine and its store as in `run`, on a state file; the events come ready as JSON and are decoded as usual.
+The loop, the engine and the store as in `run`, on a state file, with the metrics rendered as often as there; another
+process makes the events, and a pipe stands for the broker.
 
 python tests/benchmarks/memory.py --events 10000000
 """
@@ -8,49 +9,86 @@ python tests/benchmarks/memory.py --events 10000000
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import events
-import numpy as np
 import pyarrow as pa
 
-from stream_monitor.app import decode_batch, hold_memory, make_decoder, release_memory
+from stream_monitor.app import Monitor, Pace, fetch, hold_memory
 from stream_monitor.config import Config
 from stream_monitor.engine import Engine
 from stream_monitor.exposition import render
-from stream_monitor.records import NO_TIME, Binding, PartitionId, RawBatch, Stream
+from stream_monitor.records import PartitionId, Poll
+from stream_monitor.service import PUBLISH_SHARE
+from stream_monitor.source.protocol import Loss
 from stream_monitor.store import Store
 
-PARTITION = PartitionId(Stream.INFERENCE, "inference", 0)
-POLL = 10_000
+PARTITION = events.PARTITION
 
 
-def batches(stream: events.Stream) -> Iterator[RawBatch]:
-    """The events as polls of 10,000."""
-    offset = 0
-    for chunk in events.inference(stream):
-        values = chunk.cast(pa.binary())
-        for start in range(0, len(values), POLL):
-            part = values[start : start + POLL]
-            at = np.arange(offset, offset + len(part))
-            offset += len(part)
-            binding = Binding(Stream.INFERENCE, PARTITION.topic)
-            yield RawBatch(
-                binding, (PARTITION,), np.zeros(len(part), np.int32), at, part, np.full(len(part), NO_TIME, np.int64)
-            )
+def make(stream: events.Stream, pipe: Connection) -> None:
+    """Send the events, some thousands at a time; what has no event is the end."""
+    for chunk in (*events.inference(stream), pa.array([], pa.string())):
+        batch = pa.record_batch({"value": chunk.cast(pa.binary())})
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        pipe.send_bytes(sink.getvalue())
 
 
-def resident_mb() -> float:
-    """What this process holds now."""
+class PipeSource:
+    """One partition without an end, read from another process."""
+
+    def __init__(self, stream: events.Stream) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe(duplex=False)
+        self._maker = context.Process(target=make, args=(stream, theirs), daemon=True)
+        self._held = pa.array([], pa.binary())
+        self._offset = 0
+        self.finished = False
+
+    def start(self, positions: Mapping[PartitionId, int]) -> None:  # noqa: ARG002  always from the beginning
+        self._maker.start()
+
+    def poll(self, max_records: int, timeout_seconds: float) -> Poll:
+        if not len(self._held) and not self.finished and self._pipe.poll(timeout_seconds):
+            with pa.ipc.open_stream(self._pipe.recv_bytes()) as reader:
+                self._held = reader.read_next_batch().column(0)
+            self.finished = not len(self._held)
+        value, self._held = self._held[:max_records], self._held[max_records:]
+        raw = events.poll(value, self._offset)
+        self._offset += len(raw)
+        return Poll((raw,) if len(raw) else (), {}, {PARTITION: self._offset})
+
+    def pause(self, partitions: frozenset[PartitionId]) -> None:
+        """There is one, which waits for no other."""
+
+    def commit(self, positions: Mapping[PartitionId, int]) -> None:
+        """Nobody wants to know."""
+
+    def partitions(self) -> tuple[PartitionId, ...]:
+        return (PARTITION,)
+
+    def losses(self) -> tuple[Loss, ...]:
+        return ()
+
+    def close(self) -> None:
+        self._maker.terminate()
+
+
+def resident_mb(name: str = "VmRSS") -> float:
+    """What this process holds now, or held at most (VmHWM)."""
     status = Path("/proc/self/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) / 1000
+    return int(status.split(f"{name}:")[1].split()[0]) / 1000
 
 
 def main() -> None:
@@ -65,28 +103,28 @@ def main() -> None:
     stream = events.Stream(options.events, options.features, options.models, per_second=options.per_second)
     hold_memory()
     config = Config()
-    decoder = make_decoder(config)
-    print(f"{'events':>12} {'MB':>8} {'file MB':>8} {'events/s':>10} {'us CPU/event':>13}")
+    print(f"{'events':>12} {'MB':>8} {'most':>8} {'file MB':>8} {'events/s':>10} {'us CPU/event':>13}")
     with tempfile.TemporaryDirectory() as folder:
         engine = Engine(config, Store(Path(folder) / "monitor.duckdb"))
-        done, shown, began, cpu, checkpoint = 0, 0, time.monotonic(), time.process_time(), time.monotonic()
-        for raw in batches(stream):
-            engine.offer(decode_batch(decoder, raw))
-            engine.step(time.monotonic())
-            done += len(raw)
-            if time.monotonic() - checkpoint > 2:
-                engine.checkpoint()
-                release_memory()
+        monitor = Monitor(engine, fetch(PipeSource(stream), config, positions={}))
+        publishing = Pace(1.0, PUBLISH_SHARE)
+        shown, began, cpu, finished = 0, time.monotonic(), time.process_time(), False
+        while not finished:
+            finished = monitor.turn()
+            if (now := time.monotonic()) >= publishing.due:
                 render(engine)
-                checkpoint = time.monotonic()
+                publishing.done(now, time.monotonic())
+            done = engine.positions().get(PARTITION, 0)
             if done - shown >= options.events // options.rows:
                 seconds, used = time.monotonic() - began, time.process_time() - cpu
                 print(
-                    f"{done:12,} {resident_mb():8.0f} {engine.store.size_bytes() / 1e6:8.0f} "
-                    f"{(done - shown) / seconds:10,.0f} {used / (done - shown) * 1e6:13.1f}",
+                    f"{done:12,} {resident_mb():8.0f} {resident_mb('VmHWM'):8.0f} "
+                    f"{engine.store.size_bytes() / 1e6:8.0f} {(done - shown) / seconds:10,.0f} "
+                    f"{used / (done - shown) * 1e6:13.1f}",
                     flush=True,
                 )
                 shown, began, cpu = done, time.monotonic(), time.process_time()
+        monitor.fetcher.close()
         engine.close()
         engine.store.close()
 

@@ -17,7 +17,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import events
-from memory import batches
 
 from stream_monitor.app import decode_batch, make_decoder
 from stream_monitor.config import Config
@@ -36,7 +35,7 @@ def filled(series: int) -> Engine:
     decoder = make_decoder(config)
     models = max(1, series // 720)
     stream = events.Stream(models * 2_000, features=20, models=models, per_second=models * 10.0)
-    for raw in batches(stream):
+    for raw in events.polls(stream):
         engine.offer(decode_batch(decoder, raw))
         engine.step(0.0, seal_now=True)
     engine.checkpoint()
