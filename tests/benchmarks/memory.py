@@ -9,6 +9,7 @@ python tests/benchmarks/memory.py --events 10000000
 from __future__ import annotations
 
 import argparse
+import itertools
 import multiprocessing
 import sys
 import tempfile
@@ -37,7 +38,7 @@ PARTITION = events.PARTITION
 
 def make(stream: events.Stream, pipe: Connection) -> None:
     """Send the events, some thousands at a time; what has no event is the end."""
-    for chunk in (*events.inference(stream), pa.array([], pa.string())):
+    for chunk in itertools.chain(events.inference(stream), [pa.array([], pa.string())]):
         batch = pa.record_batch({"value": chunk.cast(pa.binary())})
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, batch.schema) as writer:
