@@ -478,7 +478,7 @@ class Engine:
     def count_opened(self, incidents: Sequence[Incident], *, now_us: int | None = None) -> None:
         """Count incidents under the severity they open with, before what follows in the same step raises it.
 
-        `now_us`: the time of the evidence. None: the end of the line's newest window, so at most one window too early.
+        `now_us`: the time of the evidence; None where only the opening has one.
         """
         for incident in incidents:
             known = self._known_incidents.get(incident.id)
@@ -486,14 +486,8 @@ class Engine:
                 self.count("incidents_opened", 1, model=incident.line.model, version=incident.line.version,
                            kind=incident.kind, severity=incident.severity)  # fmt: skip
             elif known != incident.severity:  # it never falls
-                self._worsened_us[incident.id] = self._newest_window_us(incident) if now_us is None else now_us
+                self._worsened_us[incident.id] = incident.opened_us if now_us is None else now_us
             self._known_incidents[incident.id] = incident.severity
-
-    def _newest_window_us(self, incident: Incident) -> int:
-        index = self.names.version_index(ModelKey(incident.line.model, incident.line.version))
-        assert index is not None
-        closed = self.versions[index].lines[incident.line.segment].latest.values()
-        return max([incident.opened_us, *(scores[0].window_end_us for scores in closed if scores)])
 
     def _seal_joined(self, now_seconds: float) -> None:
         """Outcomes are ordered by the slower of the two streams: no earlier one can come any more."""

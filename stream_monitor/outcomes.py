@@ -439,7 +439,7 @@ class Outcomes:
             noted = line.book.note(
                 IncidentKind.CONCEPT_DRIFT, evidence, now_us=change.time_us, onset_us=min(made, change.time_us)
             )
-            self.engine.count_opened(noted)
+            self.engine.count_opened(noted, now_us=change.time_us)
             changed.update({incident.id: incident for incident in noted})
         held.follow(errors[followed:])
 

@@ -260,13 +260,14 @@ class Line:
         if found.is_calm:
             subject = self.baseline.schema.subjects[found.unit.subject]
             kind = kind_of(subject.key.kind, is_bad=found.unit.is_bad)
-            self._merge_changes(self.book.calm(kind, subject.key.name, now_us=found.time_us), changed)
+            noted = self.book.calm(kind, subject.key.name, now_us=found.time_us)
+            self._merge_changes(noted, changed, found.time_us)
             return
         assert case is not None
         self.engine.count("detector_changes", 1, model=self.key.model, version=self.key.version,
                           feature=case.evidence.name, detector="charts")  # fmt: skip
         noted = self.book.alarm(case.kind, case.evidence, now_us=found.time_us, onset_us=case.onset_us)
-        self._merge_changes(noted, changed)
+        self._merge_changes(noted, changed, found.time_us)
 
     def _detect(self, detectors: DetectorBank, number: Floats, time_us: Ints, changed: dict[str, Incident]) -> None:
         assert self.baseline is not None
@@ -284,7 +285,7 @@ class Line:
                                 f"{change.detector} saw its mean move")  # fmt: skip
             which = IncidentKind.PREDICTION_DRIFT if kind == "prediction" else IncidentKind.DATA_DRIFT
             noted = self.book.note(which, evidence, now_us=change.time_us, onset_us=change.time_us)
-            self._merge_changes(noted, changed)
+            self._merge_changes(noted, changed, change.time_us)
 
     def subject_names(self) -> list[tuple[str, str]]:
         """(name, kind) of every subject, in the order of the schema."""
@@ -305,7 +306,7 @@ class Line:
                 scores += self._judge(seconds, held, closed)
         if not scores:
             if ending:
-                self._merge_changes(self.book.advance(now_us=end_us), changed)
+                self._merge_changes(self.book.advance(now_us=end_us), changed, end_us)
             return
         self._scores += scores
         self._merge_changes(
@@ -316,6 +317,7 @@ class Line:
                 describe=lambda score: self._describe(score, closed),
             ),
             changed,
+            end_us,
         )
 
     def finish(self) -> list[Incident]:
@@ -334,8 +336,8 @@ class Line:
             self._finished[SKETCHES].append((held.start_us, held.profile.rows, self._sketch[1].to_bytes()))
             self._sketch = None
 
-    def _merge_changes(self, incidents: Sequence[Incident], changed: dict[str, Incident]) -> None:
-        self.engine.count_opened(incidents)
+    def _merge_changes(self, incidents: Sequence[Incident], changed: dict[str, Incident], now_us: int) -> None:
+        self.engine.count_opened(incidents, now_us=now_us)
         changed.update({incident.id: incident for incident in incidents})
 
     def _judge(self, seconds: int, held: _Open, closed: dict[str, Profile]) -> list[Score]:
