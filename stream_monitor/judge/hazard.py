@@ -26,8 +26,8 @@ RATES: Mapping[float, Sequence[float]] = {
 }
 """Alarms a row over the nominal rate, by the nominal rate and by stage: looks at overlapping windows alarm together."""
 
-GROWTH = 0.1
-"""Below the lowest nominal rate the rates are taken to grow by so much a decade, as they do above it."""
+GROWTH = 0.07
+"""Below the lowest nominal rate the rates grow by so much a decade: at 1e-7 the last one is 0.676 (205 alarms)."""
 
 HIGHEST = 0.05
 LOWEST = 1e-18
