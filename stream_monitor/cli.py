@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlencode
 
 import typer
 from rich.console import Console
@@ -182,12 +183,47 @@ def baseline_build(
 
 
 @baseline_app.command("show")
-def baseline_show(file: Path, as_json: JsonFlag = False) -> None:
-    """What a baseline file holds."""
-    from stream_monitor.baselines import read_baselines
+def baseline_show(
+    file: Annotated[Path | None, typer.Argument(help="A built baseline, or rows.")] = None,
+    config: ConfigOption = None,
+    rate: Annotated[str | None, typer.Option("--rate", help="Events a second to expect, e.g. 10/s.")] = None,
+    url: Annotated[str | None, typer.Option(help="Instead of a file, a running service.")] = None,
+    model: Annotated[str | None, typer.Option(help="With --url: of this model.")] = None,
+    version: Annotated[str | None, typer.Option(help="With --url: of this version.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """What a baseline holds, and what the budget of false alarms buys with it: events until a change is found."""
+    if (url is None) == (file is None):
+        raise UsageError("say which: a FILE, or --url of a running service")
+    if url is not None:
+        found = _baselines_of_service(url, model, version)
+    else:
+        assert file is not None
+        found = _baselines_of_file(file, _configuration(config), _rate(rate))
+    _print({"baselines": found}, as_json=as_json, table=lambda: _feature_tables(found))
 
-    body = {"baselines": [_baseline_json(b, features=True) for b in read_baselines([file], _configuration(None))]}
-    _print(body, as_json=as_json, table=lambda: _feature_tables(body["baselines"]))
+
+def _baselines_of_file(file: Path, config: Config, rate: float | None) -> list[dict[str, Any]]:
+    from stream_monitor.baselines import read_baselines
+    from stream_monitor.budgets import of_baseline, shown
+    from stream_monitor.judge.watch import ASSUMED_RATE
+
+    found = []
+    for baseline in read_baselines([file], config):
+        spending = of_baseline(baseline, config, events_per_second=rate or ASSUMED_RATE)
+        found.append({**_baseline_json(baseline, features=True), "budget": shown(spending)})
+    return found
+
+
+def _baselines_of_service(url: str, model: str | None, version: str | None) -> list[dict[str, Any]]:
+    query = {k: v for k, v in (("model", model), ("version", version), ("limit", "10000")) if v is not None}
+    budgets = {(b["model"], b["version"]): b for b in ask_service(url, f"budgets?{urlencode(query)}")}
+    rows = _from_service_or_state(url, None)
+    return [
+        {**row, "budget": budgets[row["model"], row["version"]]}
+        for row in rows
+        if (row["model"], row["version"]) in budgets
+    ]
 
 
 @baseline_app.command("list")
@@ -354,11 +390,14 @@ def _baseline_json(baseline: Any, *, features: bool = False) -> dict[str, Any]:
 
 
 def _feature_tables(baselines: list[dict[str, Any]]) -> list[Any]:
-    return [
-        part
-        for body in baselines
-        for part in (*_pairs({k: v for k, v in body.items() if k != "subjects"}), *_rows_table(body["subjects"]))
-    ]
+    from stream_monitor.budget_tables import budget_parts
+
+    parts: list[Any] = []
+    for body in baselines:
+        parts += _pairs({k: v for k, v in body.items() if k not in ("subjects", "budget")})
+        parts += _rows_table(body["subjects"]) if "subjects" in body else []
+        parts += budget_parts(body["budget"])
+    return parts or ["none"]
 
 
 def _from_service_or_state(url: str | None, state: Path | None) -> list[dict[str, Any]]:

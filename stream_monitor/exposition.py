@@ -11,6 +11,7 @@ from importlib.metadata import version as installed_version
 
 import numpy as np
 
+from stream_monitor.budgets import worst_shifts
 from stream_monitor.config import duration_text
 from stream_monitor.engine import Engine
 from stream_monitor.judge.performance import metrics
@@ -54,6 +55,7 @@ def snapshot(engine: Engine, service: Service) -> Snapshot:
         for line in version.lines.values():
             _incidents(line, samples)
             if line.baseline is not None and line.is_whole:
+                _budget(line, samples)
                 _features(line, samples)
                 _bins(line, samples)
             if line.baseline is not None and not line.is_whole:
@@ -152,6 +154,15 @@ def _incidents(line: Line, samples: Samples) -> None:
             else:
                 head = (line.key.model, line.key.version, _segment(line))
                 samples["segment_incident_active"].append(((*head, *tail), 1))
+
+
+def _budget(line: Line, samples: Samples) -> None:
+    assert line.watch is not None
+    key = (line.key.model, line.key.version)
+    between = line.watch.budget.events_between(line.watch.traffic.rate)
+    samples["false_alarm_budget_events"].append((key, between))
+    for shift, events in worst_shifts(line).items():
+        samples["detectable_shift_events"].append(((*key, f"{shift:g}"), events))
 
 
 def _features(line: Line, samples: Samples) -> None:

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from stream_monitor import history
+from stream_monitor import budgets, history
 from stream_monitor.app import Monitor
 from stream_monitor.config import duration_text
 from stream_monitor.engine import Engine, time_text
@@ -35,6 +35,7 @@ class Frozen:
     features: Sequence[Json] = ()
     performance: Sequence[Json] = ()
     baselines: Sequence[Json] = ()
+    budgets: Sequence[budgets.Spending] = ()
     status: Json = field(default_factory=dict)
     committed_at: float = 0.0  # monotonic seconds
     lag: int = 0
@@ -53,6 +54,7 @@ def freeze(engine: Engine, now_seconds: float) -> Frozen:
         features=features,
         performance=history.recent_performance(engine),
         baselines=history.baselines(engine),
+        budgets=[s for s in map(budgets.of_version, engine.versions.values()) if s is not None],
         status=status(engine),
         committed_at=now_seconds,
         lag=lag(engine),
@@ -119,6 +121,12 @@ class LiveView:
             window = duration_text(filters.window_seconds)
             rows = [{**r, "latest": [x for x in r["latest"] if x["window"] == window]} for r in rows]
         return rows[filters.offset : filters.offset + filters.limit]
+
+    def budgets(self, filters: Filters) -> Sequence[Json]:
+        # Worked out when somebody asks, in the thread of who asks: a Spending is frozen.
+        wanted = [s for s in self._frozen.budgets
+                  if filters.model in (None, s.model) and filters.version in (None, s.version)]  # fmt: skip
+        return [budgets.shown(s) for s in wanted[filters.offset : filters.offset + filters.limit]]
 
     def scores(self, filters: Filters) -> Sequence[Json]:
         with self._reading() as reader:

@@ -259,7 +259,7 @@ def _hazard(charted: Charted, move: _Move, n: Floats) -> Floats:
         for k, inside in _windows(n, SCALES, _linear_stride):
             total += _survived(_linear_chance(charted, move, c, k, inside))
     bad = np.zeros(n.shape)
-    for k, inside in _windows(n, SCALES, _linear_stride):
+    for k, inside in _windows(n, SCALES, _linear_stride) if (move.mean1 != move.mean0)[:, 2].any() else ():
         chances = np.maximum((n - (_linear_stride(SCALES[k]) - 1) / 2) / SCALES[k], 1.0)
         bad = np.maximum(bad, _survived(_bad_chance(charted, move, k, inside)) * chances)
     total += bad

@@ -96,6 +96,9 @@ class View(Protocol):
     def features(self, filters: Filters) -> Sequence[Json]:
         """Subjects of the versions asked for. Filters: model, version, feature, window."""
 
+    def budgets(self, filters: Filters) -> Sequence[Json]:
+        """How each version's budget of false alarms is spent and what it buys. Filters: model, version."""
+
     def scores(self, filters: Filters) -> Sequence[Json]:
         """Rows of `scores.parquet`. Filters: model, version, feature, statistic, window, since, until."""
 
@@ -177,6 +180,10 @@ class _Period(_Query):
     until: datetime | None = None
 
 
+class BudgetQuery(_Query):
+    pass
+
+
 class FeatureQuery(_Query):
     feature: Name | None = None
     window: Window | None = None
@@ -231,6 +238,12 @@ class PromoteBody(BaseModel):
 
 
 # -- answers ---------------------------------------------------------------------------------------
+
+BUDGETS = """The configured budget and the events between two false incidents that it means at the present rate;
+`shares` of it for data, labels and segments; and for each subject its own part (`events_between_false_alarms`), the
+`limit` of the shortest and longest window in standard deviations, whether it is `insufficient`, and `events_to_find`: the
+median number of events until a change is found, now and at twice the budget. A change that cannot be is left out; null
+is never, within twice the longest window. Those in `below_minimum_effect` are not told however soon they are found."""
 
 
 class JsonResponse(Response):
@@ -472,6 +485,16 @@ def _add_lists(app: FastAPI, view: View) -> None:
     def features(request: Request, query: Annotated[FeatureQuery, Query()]) -> Response:
         filters = query.filters()
         return _paged(view.features(_one_more(filters)), request, filters)
+
+    @app.get(
+        f"{API}/budgets",
+        response_class=JsonResponse,
+        summary="The budget of false alarms of each version and what it buys",
+        description=BUDGETS,
+    )
+    def budgets(request: Request, query: Annotated[BudgetQuery, Query()]) -> Response:
+        filters = query.filters()
+        return _paged(view.budgets(_one_more(filters)), request, filters)
 
     @app.get(f"{API}/scores", response_class=JsonResponse, summary="Scores of final windows")
     def scores(request: Request, query: Annotated[ScoreQuery, Query()]) -> Response:

@@ -172,6 +172,10 @@ class FakeView:
         ]
         return [] if self.is_empty else rows[filters.offset : filters.offset + filters.limit]
 
+    def budgets(self, filters: Filters) -> Sequence[Json]:
+        self.asked.append(filters)
+        return [{"model": "credit", "version": "7", "false_alarms": "1 per 30d"}][filters.offset :]
+
     def scores(self, filters: Filters) -> Sequence[Json]:
         self.asked.append(filters)
         rows = [{"subject": f"f{i}", "value": math.nan if i == 1 else i / 8} for i in range(7)]
