@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stream_monitor import history
 from stream_monitor.app import decode_poll, make_decoder
 from stream_monitor.config import parse
@@ -28,6 +30,43 @@ def event(number: int, seconds: float, market: str) -> bytes:
     """One inference event of a segment, so many seconds into the story."""
     body: dict[str, Any] = {"inference_id": f"i{number}", "model": "m", "timestamp": START + seconds}
     return json.dumps({**body, "features": {"a": number % 17}, "segment": {"market": market}}).encode()
+
+
+def incidents_over(partitions: int, tmp_path: Path) -> list[dict[str, Any]]:
+    """What is told of one stream, cut over so many partitions, without the times of its closing."""
+    rng = np.random.default_rng(2)
+    bodies = []
+    for number, value in enumerate(rng.normal(0, 1, 8000).tolist()):
+        body = {"inference_id": f"i{number}", "model": "m", "timestamp": START + number * 0.05}
+        value += 0.8 if number > 6000 else 0.0
+        bodies.append(json.dumps({**body, "features": {"a": value, "b": value > 1, "c": number % 5}}).encode())
+    source = MemorySource([Binding(Stream.INFERENCE, "t")], partitions=partitions)
+    for number in range(partitions):
+        source.extend(PartitionId(Stream.INFERENCE, "t", number), bodies[number::partitions])
+    source.finish()
+    source.start({})
+    config = parse({**CONFIG, "drift": {"learn_from": 2000, "false_alarms": "1 per 100000 events"}}, {})
+    store = Store(tmp_path / f"{partitions}.duckdb")
+    engine, decoder = Engine(config, store), make_decoder(config)
+    while not source.finished or engine.flow.parked_rows():
+        poll = source.poll(700, 0.0)
+        for batch in decode_poll(decoder, poll):
+            engine.offer(batch)
+        engine.note_poll(poll, 0.0)
+        engine.step(0.0, seal_now=True)
+    engine.finish(0.0)
+    engine.checkpoint()
+    told = [json.loads(body) for body in store.incident_bodies()]
+    store.close()
+    return sorted(told, key=lambda incident: str(incident["id"]))
+
+
+def test_partitions_merge_to_the_same_incidents(tmp_path: Path) -> None:
+    """One partition, two or seven: the same incidents, opened at the same event times, word for word."""
+    alone = incidents_over(1, tmp_path)
+    assert {incident["kind"] for incident in alone} == {"baseline_missing", "data_drift"}
+    assert incidents_over(2, tmp_path) == alone
+    assert incidents_over(7, tmp_path) == alone
 
 
 def test_the_windows_of_a_segment_that_fell_silent_end_with_the_others(tmp_path: Path) -> None:
