@@ -7,7 +7,7 @@ its limit before its mean is there; so the chance itself is computed (`events_to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +39,9 @@ MOST_EVENTS = 2 * SCALES[-1]
 STEPS = 12
 """Halvings of the range from 1 to `MOST_EVENTS`: a quarter of a percent."""
 SURE = 1 - 1e-12
+LINEAR_STRIDES = np.array([max(1, scale // OVERLAP) for scale in SCALES], np.float64)
+SHAPE_STRIDES = np.array([max(TICK, scale // SHAPE_OVERLAP) for scale in SHAPE_SCALES], np.float64)
+"""Events between two looks at a window of each length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,57 +257,49 @@ def _cells(tables: Tables, share: Floats) -> Floats:
 
 def _hazard(charted: Charted, move: _Move, n: Floats) -> Floats:
     """-log of the chance that no chart has alarmed after `n` (changes, F) changed events."""
-    total = np.zeros(n.shape)
-    for c in range(2):
-        for k, inside in _windows(n, SCALES, _linear_stride):
-            total += _survived(_linear_chance(charted, move, c, k, inside))
-    bad = np.zeros(n.shape)
-    for k, inside in _windows(n, SCALES, _linear_stride) if (move.mean1 != move.mean0)[:, 2].any() else ():
-        chances = np.maximum((n - (_linear_stride(SCALES[k]) - 1) / 2) / SCALES[k], 1.0)
-        bad = np.maximum(bad, _survived(_bad_chance(charted, move, k, inside)) * chances)
-    total += bad
-    for k, inside in _windows(n, SHAPE_SCALES, _shape_stride):
-        total += _survived(_shape_chance(charted, move, k, inside))
-    return total
+    inside = _inside(n, SCALES, LINEAR_STRIDES)
+    total = np.asarray(sum(_survived(_linear_chance(charted, move, c, inside)).sum(axis=0) for c in range(2)))
+    if (move.mean1 != move.mean0)[:, 2].any():
+        looked = n - (LINEAR_STRIDES[:, None, None] - 1) / 2
+        chances = np.maximum(looked / _scales(SCALES), 1.0)
+        total = total + (_survived(_bad_chance(charted, move, inside)) * chances).max(axis=0)
+    apart = _shape_chance(charted, move, _inside(n, SHAPE_SCALES, SHAPE_STRIDES))
+    return np.asarray(total + _survived(apart).sum(axis=0), np.float64)
 
 
-def _windows(n: Floats, scales: Sequence[int], stride_of: Callable[[int], int]) -> Iterator[tuple[int, Floats]]:
-    """Each window, as an index into `scales`, with the changed events in it; NaN where it tells nothing of its own."""
-    for k, w in enumerate(scales):
-        looked = n - (stride_of(w) - 1) / 2
-        told = (looked > 0) & (n > w // 2 if k else True)
-        if told.any():
-            yield k, np.where(told, np.minimum(looked, w), np.nan)
+def _scales(scales: Sequence[int]) -> Floats:
+    """(scales, 1, 1), to stand before (changes, F)."""
+    return np.array(scales, np.float64)[:, None, None]
 
 
-def _linear_stride(scale: int) -> int:
-    return max(1, scale // OVERLAP)
-
-
-def _shape_stride(scale: int) -> int:
-    return max(TICK, scale // SHAPE_OVERLAP)
+def _inside(n: Floats, scales: Sequence[int], strides: Floats) -> Floats:
+    """Changed events (scales, changes, F) in each window; NaN in one that tells nothing of its own."""
+    w = _scales(scales)
+    looked = n - (strides[:, None, None] - 1) / 2
+    told = (looked > 0) & ((n > w / 2) | (w == scales[0]))
+    return np.where(told, np.minimum(looked, w), np.nan)
 
 
 def _survived(chance: Floats) -> Floats:
     """-log(1 - p); nothing where there is no chance to speak of."""
-    return -np.log1p(-np.minimum(np.nan_to_num(chance), SURE))
+    return np.asarray(-np.log1p(-np.minimum(np.nan_to_num(chance), SURE)), np.float64)
 
 
-def _linear_chance(charted: Charted, move: _Move, c: int, k: int, inside: Floats) -> Floats:
-    w, limits = SCALES[k], charted.limits
-    mean = inside * move.mean1[:, c] + (w - inside) * move.mean0[:, c]
-    variance = inside * move.variance1[:, c] + (w - inside) * move.variance0[:, c]
-    deviation = np.sqrt(np.maximum(variance * charted.inflation[c, k], UNIT**2 * 1e-12))
-    over = special.ndtr((mean - limits.upper[c][k]) / deviation)
-    return np.asarray(over + special.ndtr((limits.lower[c][k] - mean) / deviation), np.float64)
+def _linear_chance(charted: Charted, move: _Move, c: int, inside: Floats) -> Floats:
+    old = _scales(SCALES) - inside
+    mean = inside * move.mean1[:, c] + old * move.mean0[:, c]
+    variance = (inside * move.variance1[:, c] + old * move.variance0[:, c]) * charted.inflation[c][:, None]
+    deviation = np.sqrt(np.maximum(variance, UNIT**2 * 1e-12))
+    upper, lower = charted.limits.upper[c][:, None], charted.limits.lower[c][:, None]
+    return np.asarray(special.ndtr((mean - upper) / deviation) + special.ndtr((lower - mean) / deviation), np.float64)
 
 
-def _bad_chance(charted: Charted, move: _Move, k: int, inside: Floats) -> Floats:
+def _bad_chance(charted: Charted, move: _Move, inside: Floats) -> Floats:
     """P(K >= limit + 1), K binomial of the sum's mean and variance: a regularised incomplete beta."""
-    w, inflation = SCALES[k], charted.inflation[2, k]
-    wanted = (charted.limits.upper[2][k] + 1) / inflation
-    mean = (inside * move.mean1[:, 2] + (w - inside) * move.mean0[:, 2]) / inflation
-    variance = (inside * move.variance1[:, 2] + (w - inside) * move.variance0[:, 2]) / inflation
+    old, inflation = _scales(SCALES) - inside, charted.inflation[2][:, None]
+    wanted = (charted.limits.upper[2][:, None] + 1) / inflation
+    mean = (inside * move.mean1[:, 2] + old * move.mean0[:, 2]) / inflation
+    variance = (inside * move.variance1[:, 2] + old * move.variance0[:, 2]) / inflation
     with np.errstate(divide="ignore", invalid="ignore"):
         trials = mean**2 / np.maximum(mean - variance, 1e-9 * mean)
         others = trials - wanted + 1
@@ -312,11 +307,11 @@ def _bad_chance(charted: Charted, move: _Move, k: int, inside: Floats) -> Floats
     return np.where(others > 0, chance, 0.0)
 
 
-def _shape_chance(charted: Charted, move: _Move, k: int, inside: Floats) -> Floats:
-    at = len(SCALES) - len(SHAPE_SCALES) + k
-    mean = charted.inflation[3, at] * (CELLS - 1)
-    width = mean / charted.freedom[at]
-    apart = inside**2 / SHAPE_SCALES[k] * move.apart
+def _shape_chance(charted: Charted, move: _Move, inside: Floats) -> Floats:
+    first = len(SCALES) - len(SHAPE_SCALES)
+    mean = charted.inflation[3, first:, None] * (CELLS - 1)
+    width = mean / charted.freedom[first:, None]
+    apart = inside**2 / _scales(SHAPE_SCALES) * move.apart
     deviation = np.sqrt(2 * mean * width + 4 * apart * width)
-    limit = charted.limits.shape[k]
-    return np.asarray(special.ndtr((mean + apart - np.minimum(limit, 1e12)) / deviation), np.float64)
+    limit = np.minimum(charted.limits.shape, 1e12)[:, None]
+    return np.asarray(special.ndtr((mean + apart - limit) / deviation), np.float64)
