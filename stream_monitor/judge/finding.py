@@ -12,12 +12,17 @@ from stream_monitor.judge.verdicts import effects
 from stream_monitor.judge.wording import describe
 from stream_monitor.records import Evidence, Floats, IncidentKind, Ints, LineKey, Score, Verdict
 from stream_monitor.summarize.profile import Subject
-from stream_monitor.summarize.protocol import INFINITE, MAIN, MISSING, WRONG_TYPE
+from stream_monitor.summarize.protocol import BINS, INFINITE, MAIN, MISSING, WRONG_TYPE
 
 FEWEST_BROKEN = 16
 """A field is called broken on 16 events or more: three bad values of four may be a rise to a tenth."""
-_BIN_OF = np.concatenate([np.arange(MAIN) // 8, MAIN // 8 + np.arange(262 - MAIN)])
+_OTHERS = MAIN // 8 + np.arange(BINS - MAIN)
+_NUMBERS = np.concatenate([np.arange(MAIN) // 8, _OTHERS])
 """Eight main bins in one: a few hundred events say nothing about 256 bins."""
+_CATEGORIES = np.concatenate([np.minimum(np.arange(MAIN), MAIN // 8 - 1), _OTHERS])
+"""Of categories, which stand by frequency, the rare ones together."""
+_BAD_VALUES = np.where(np.isin(np.arange(BINS), [MISSING, WRONG_TYPE, INFINITE]), np.arange(BINS) - MAIN + 1, 0)
+"""Where values cannot be read, those that can say nothing."""
 _PSEUDO_EVENTS = 0.5
 
 
@@ -56,10 +61,10 @@ def case_of(
     )
     evidence = Evidence(score.subject, score.subject_kind, score.statistic, score.value, score.threshold, score.effect,
                         score.samples, score.baseline_samples, detail)  # fmt: skip
-    return Case(kind, evidence, onset_of(found, baseline))
+    return Case(kind, evidence, onset_of(found, baseline, is_numeric=subject.is_numeric))
 
 
-def onset_of(found: Found, baseline: Ints) -> int:
+def onset_of(found: Found, baseline: Ints, *, is_numeric: bool) -> int:
     """The time of the event from which on the events are likelier the window's than the baseline's.
 
     The maximum-likelihood change point over twice the window (Hinkley 1970), to the event; of a window longer than what is
@@ -67,9 +72,10 @@ def onset_of(found: Found, baseline: Ints) -> int:
     """
     if found.scale > RING or not len(found.codes):
         return found.start_us
-    old = np.bincount(_BIN_OF, baseline) + _PSEUDO_EVENTS
-    new = np.bincount(_BIN_OF, found.counts) + _PSEUDO_EVENTS
-    gain = (np.log(new / new.sum()) - np.log(old / old.sum()))[_BIN_OF[found.codes]]
+    bins = _BAD_VALUES if found.chart == BAD else _NUMBERS if is_numeric else _CATEGORIES
+    old = np.bincount(bins, baseline) + _PSEUDO_EVENTS
+    new = np.bincount(bins, found.counts) + _PSEUDO_EVENTS
+    gain = (np.log(new / new.sum()) - np.log(old / old.sum()))[bins[found.codes]]
     return int(found.times[int(np.argmax(np.cumsum(gain[::-1])[::-1]))])
 
 
