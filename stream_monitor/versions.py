@@ -93,6 +93,7 @@ class Line:
         self.number = engine.names.line_index(key)
         self.baseline = baseline
         self.book = IncidentBook(key, minimum_effect=engine.config.drift.minimum_effect)
+        self.book.importance = self._importance()
         self.detectors: DetectorBank | None = None
         self.watch: Watch | None = None
         self._unwritten: list[bytes] = []  # rows the watch was given since the last checkpoint
@@ -111,6 +112,9 @@ class Line:
     def is_whole(self) -> bool:
         """Whether this is the whole model version, not a segment of it."""
         return not self.key.segment
+
+    def _importance(self) -> dict[str, float]:
+        return {name: f.importance for name, f in self.engine.config.model(self.key.model).features.items()}
 
     def use(self, baseline: Baseline | None) -> None:
         """Judge by this baseline from now on; what was under way on another schema is let go."""
@@ -558,6 +562,8 @@ class Line:
         """Take up what `save` wrote; spans under way are summed from the sealed panes."""
         if f"{self.number}/book" in states:
             self.book = IncidentBook.from_json(json.loads(states[f"{self.number}/book"]))
+            self.book.importance = self._importance()
+            self.book.minimum_effect = self.engine.config.drift.minimum_effect
         if self.baseline is None or sealed_us is None:
             return
         self._resume_watch()

@@ -33,6 +33,7 @@ CALM_WINDOWS = 2  # one quiet window may be luck; a third would keep a mended 1 
 QUIET_SECONDS = 3600  # a detector speaks once a change and never says that it is over: an hour of silence does
 EPISODES_KEPT_SECONDS = 8 * 86400  # the longest window, 7 d, may still overlap what was closed a week ago
 LARGE_EFFECT = 0.5  # Cohen's "medium": half a standard deviation, or a share of 50 % become 74 %
+IMPORTANT = 2.0  # importance is relative to the usual feature's 1
 MANY_SHARE = 0.3
 MANY_COUNT = 3
 _METRIC, _LATENCY, _FEATURE = "metric", "latency", "feature"
@@ -53,6 +54,8 @@ class Facts:
     features: int  # feature subjects in the incident
     features_total: int  # features the line is judged by
     is_noted_only: bool  # online detectors alone speak, no window has confirmed
+    important_effect: float = 0.0  # the largest of features of at least IMPORTANT importance
+    is_unimportant: bool = False  # features of importance 0 and nothing else
 
 
 def severity_of(facts: Facts) -> Severity:
@@ -65,7 +68,9 @@ def severity_of(facts: Facts) -> Severity:
     5. Errors grew by a large effect: critical.
     6. Records were lost: critical.
     7. Nothing but the latency moved: info.
-    8. Everything else: warning.
+    8. Nothing but features of no importance (0) moved: info.
+    9. An important feature (2 or more) drifted by a large effect: critical.
+    10. Everything else: warning.
     """
     for rule, severity in _RULES:
         if rule(facts):
@@ -89,6 +94,8 @@ _RULES: tuple[tuple[Callable[[Facts], bool], Severity], ...] = (
     (lambda f: f.kind is IncidentKind.CONCEPT_DRIFT and _is_large(f), Severity.CRITICAL),
     (lambda f: f.kind is IncidentKind.DATA_LOSS, Severity.CRITICAL),
     (lambda f: bool(f.subject_kinds) and set(f.subject_kinds) == {_LATENCY}, Severity.INFO),
+    (lambda f: f.is_unimportant, Severity.INFO),
+    (lambda f: f.kind is IncidentKind.DATA_DRIFT and f.important_effect >= LARGE_EFFECT, Severity.CRITICAL),
 )
 
 
@@ -156,6 +163,7 @@ class IncidentBook:
     baseline_id: str | None = None
     quiet_seconds: int = QUIET_SECONDS
     has_charts: bool = False
+    importance: Mapping[str, float] = field(default_factory=dict)  # as configured today; absent ones are 1
     _open: dict[str, _Open] = field(default_factory=dict)
     # Group, subject, its end in window time, when it joined and when it was closed.
     _episodes: list[tuple[str, str, int, int, int]] = field(default_factory=list)
@@ -216,7 +224,7 @@ class IncidentBook:
             held.evidence = evidence
         before = entry.incident
         entry.incident = replace(before, kind=_graver(before.kind, kind))
-        entry.incident = _written(entry, self._features_total)
+        entry.incident = _written(entry, self._features_total, self.importance)
         return [entry.incident] if entry.incident.severity != before.severity else []
 
     def calm(self, kind: IncidentKind, name: str, *, now_us: int) -> list[Incident]:
@@ -297,6 +305,7 @@ class IncidentBook:
             state["baseline_id"],
             state["quiet_seconds"],
             state["has_charts"],
+            {},
             {group: _entry_from_json(line, entry) for group, entry in state["open"].items()},
             [(group, subject, end, joined, closed) for group, subject, end, joined, closed in state["episodes"]],
             state["features_total"],
@@ -330,7 +339,7 @@ class IncidentBook:
                 entry = self._begin(kind_of(score), now_us, witness.onset_of(score))
             joined |= self._take_drift(entry, score, witness)
         assert entry is not None
-        entry.incident = _written(entry, self._features_total)
+        entry.incident = _written(entry, self._features_total, self.importance)
         after = entry.incident
         has_risen = before is None or (after.kind, after.severity) != (before.kind, before.severity)
         if joined or has_risen or after.id in changed:
@@ -392,7 +401,7 @@ class IncidentBook:
         entry.incident = replace(entry.incident, kind=_graver(entry.incident.kind, kind))
         subject.joined_us = now_us
         entry.subjects[subject.evidence.name] = subject
-        entry.incident = _written(entry, self._features_total)
+        entry.incident = _written(entry, self._features_total, self.importance)
         return entry.incident
 
     def _begin(self, kind: IncidentKind, now_us: int, onset_us: int) -> _Open:
@@ -448,7 +457,7 @@ class IncidentBook:
         self._episodes = [episode for episode in self._episodes if episode[2] >= oldest]
 
 
-def _written(entry: _Open, features_total: int) -> Incident:
+def _written(entry: _Open, features_total: int, importance: Mapping[str, float]) -> Incident:
     """The incident with its subjects ranked, its severity judged and its sentence written."""
     cases = list(entry.subjects.values())
     ranked = tuple(sorted((case.evidence for case in cases), key=lambda e: (strength(e), e.name), reverse=True))
@@ -459,6 +468,11 @@ def _written(entry: _Open, features_total: int) -> Incident:
         features=sum(evidence.kind == _FEATURE for evidence in ranked),
         features_total=features_total,
         is_noted_only=all(case.window_us == 0 and not case.is_held and not case.by_charts for case in cases),
+        important_effect=max(
+            (_number(e.effect) for e in ranked if e.kind == _FEATURE and importance.get(e.name, 1.0) >= IMPORTANT),
+            default=0.0,
+        ),
+        is_unimportant=bool(ranked) and all(e.kind == _FEATURE and importance.get(e.name, 1.0) == 0 for e in ranked),
     )
     severity = _higher(entry.incident.severity, severity_of(facts))
     incident = replace(entry.incident, subjects=ranked, severity=severity)

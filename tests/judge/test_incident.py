@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -273,11 +274,13 @@ F = (K.DATA_DRIFT, ("feature",) * 3, 0.5, 3, 10, False)
         ((K.DATA_DRIFT, ("latency",), 3.0, 0, 50, False), Severity.INFO),
         ((K.DATA_DRIFT, ("latency", "feature"), 3.0, 1, 50, False), Severity.WARNING),
         ((K.BASELINE_MISSING, ("version",), 0.0, 0, 0, False), Severity.WARNING),
+        ((K.DATA_DRIFT, ("feature",), 0.9, 1, 50, False, 0.5, False), Severity.CRITICAL),
+        ((K.DATA_DRIFT, ("feature",), 0.9, 1, 50, False, 0.49, False), Severity.WARNING),
+        ((K.DATA_DRIFT, ("feature",), 0.9, 1, 50, False, 0.0, True), Severity.INFO),
+        ((K.BROKEN_INPUT, ("feature",), 0.9, 1, 50, False, 0.0, True), Severity.CRITICAL),
     ],
 )
-def test_the_rules_of_severity(
-    facts: tuple[IncidentKind, tuple[str, ...], float, int, int, bool], expected: Severity
-) -> None:
+def test_the_rules_of_severity(facts: tuple[Any, ...], expected: Severity) -> None:
     """Every rule just above and just below its limits."""
     assert severity_of(Facts(*facts)) is expected
 
@@ -293,3 +296,178 @@ def test_a_foreign_format_is_refused() -> None:
     """A state of another format is an error, not a guess."""
     with pytest.raises(ValueError, match="format"):
         IncidentBook.from_json({"format": 99})
+
+
+def test_importance_is_told_from_the_features_of_an_incident() -> None:
+    """A feature of importance 2 makes a large effect critical, one of importance 0 makes it a note."""
+    evidence = Evidence("age", "feature", "location", 9.0, 4.0, 0.7, 64, 10_000, "median 41 -> 47")
+    for importance, expected in ((1.0, Severity.WARNING), (2.0, Severity.CRITICAL), (0.0, Severity.INFO)):
+        book = IncidentBook(LINE, importance={"age": importance})
+        book.begin_charts(features=50)
+        [incident] = book.alarm(K.DATA_DRIFT, evidence, now_us=MINUTE, onset_us=0)
+        assert incident.severity is expected
+
+
+# -- the charts -------------------------------------------------------------------------------------
+
+
+def charted(features: int = 10) -> Story:
+    """A book of a line that charts watch."""
+    story = Story()
+    story.book.begin_charts(features=features)
+    return story
+
+
+def case(
+    name: str, value: float = 8.0, *, effect: float = 0.3, kind: str = "feature", statistic: str = "location"
+) -> Evidence:
+    """What the charts bring, with a limit of 4."""
+    return Evidence(name, kind, statistic, value, 4.0, effect, 64, 10_000, f"{value:g} of {name}")
+
+
+def stored(book: IncidentBook) -> IncidentBook:
+    """The book through JSON text."""
+    return IncidentBook.from_json(json.loads(json.dumps(book.to_json(), allow_nan=False)))
+
+
+def test_windows_open_nothing_where_charts_watch() -> None:
+    """Neither of features, the prediction, latencies nor of bad values; of metrics they do, and once opened they size."""
+    story = charted()
+    loud = [score("age", 0, 9.0), score("prediction", 0, 9.0, kind="prediction"), score("ms", 0, 9.0, kind="latency")]
+    assert story.windows(*loud, ratio("zip", 0, 1.0)) == []
+    [opened] = story.windows(score("error_rate", 15, 2.0, kind="metric", statistic="error_rate"))
+    assert opened.kind is K.CONCEPT_DRIFT
+    story.book.alarm(K.DATA_DRIFT, case("age"), now_us=31 * MINUTE, onset_us=30 * MINUTE)
+    story.windows(score("age", 30, 9.0), score("zip", 30, 9.0))
+    drift = next(i for i in story.open if i.kind is K.DATA_DRIFT)
+    assert [(e.name, e.statistic, e.value) for e in drift.subjects] == [("age", "wasserstein", 9.0)]
+
+
+def test_an_alarm_is_one_incident_however_long_it_lasts() -> None:
+    """Opened at its event; windows of any kind and time alone neither close nor repeat it; calm closes it."""
+    story = charted()
+    [opened] = story.book.alarm(K.DATA_DRIFT, case("age"), now_us=7 * MINUTE, onset_us=6 * MINUTE)
+    assert (opened.severity, opened.opened_us, opened.onset_us) == (Severity.WARNING, 7 * MINUTE, 6 * MINUTE)
+    assert opened.summary == "credit 7: age drifted (8 of age) since 1970-01-01 00:06 UTC."
+    for start in range(0, 30 * 24 * 60, 24 * 60):
+        assert story.windows(score("age", start, 0.1), score("age", start + 15, 9.0 if start % 7 else 0.1)) == []
+        assert story.book.advance(now_us=start * MINUTE) == []
+        assert story.book.alarm(K.DATA_DRIFT, case("age"), now_us=start * MINUTE, onset_us=0) == []
+    assert [i.id for i in story.open] == [opened.id]
+    [closed] = story.book.calm(K.DATA_DRIFT, "age", now_us=50_000 * MINUTE)
+    assert (closed.id, closed.closed_us) == (opened.id, 50_000 * MINUTE)
+    assert story.open == []
+    assert story.book.calm(K.DATA_DRIFT, "age", now_us=50_001 * MINUTE) == []
+
+
+def test_a_second_subject_joins_and_the_last_calm_closes() -> None:
+    """The stronger stands first; a subject that calms and is raised again holds the incident."""
+    story = charted()
+    [opened] = story.book.alarm(K.DATA_DRIFT, case("age"), now_us=MINUTE, onset_us=0)
+    [joined] = story.book.alarm(K.DATA_DRIFT, case("zip", 12.0), now_us=2 * MINUTE, onset_us=MINUTE)
+    assert (joined.id, [e.name for e in joined.subjects]) == (opened.id, ["zip", "age"])
+    assert story.book.calm(K.DATA_DRIFT, "age", now_us=3 * MINUTE) == []
+    assert story.book.alarm(K.DATA_DRIFT, case("age", 20.0), now_us=4 * MINUTE, onset_us=MINUTE) == []
+    assert story.book.calm(K.DATA_DRIFT, "zip", now_us=5 * MINUTE) == []
+    assert story.book.calm(K.DATA_DRIFT, "other", now_us=5 * MINUTE) == []
+    [closed] = story.book.calm(K.DATA_DRIFT, "age", now_us=6 * MINUTE)
+    assert [(e.name, e.value) for e in closed.subjects] == [("age", 20.0), ("zip", 12.0)]
+    [again] = story.book.alarm(K.DATA_DRIFT, case("age"), now_us=7 * MINUTE, onset_us=7 * MINUTE)
+    assert again.id != opened.id
+
+
+def test_kinds_of_alarms_keep_to_themselves() -> None:
+    """A field that drifts, the prediction and a field that breaks; calm of one leaves the others."""
+    story = charted()
+    for kind, name in ((K.DATA_DRIFT, "age"), (K.PREDICTION_DRIFT, "prediction"), (K.DATA_QUALITY, "age")):
+        story.book.alarm(kind, case(name), now_us=MINUTE, onset_us=0)
+    assert len(story.open) == 3
+    [closed] = story.book.calm(K.DATA_QUALITY, "age", now_us=2 * MINUTE)
+    assert closed.kind is K.DATA_QUALITY
+    assert {i.kind for i in story.open} == {K.DATA_DRIFT, K.PREDICTION_DRIFT}
+
+
+def test_an_alarm_may_turn_bad_values_into_broken_input() -> None:
+    """By a second subject that is broken: the same incident, critical; its calm is that of its group."""
+    story = charted()
+    bad = case("age", statistic="missing_ratio")
+    [opened] = story.book.alarm(K.DATA_QUALITY, bad, now_us=MINUTE, onset_us=0)
+    broken = case("zip", statistic="missing_ratio")
+    [risen] = story.book.alarm(K.BROKEN_INPUT, broken, now_us=2 * MINUTE, onset_us=MINUTE)
+    assert (risen.id, risen.kind, risen.severity) == (opened.id, K.BROKEN_INPUT, Severity.CRITICAL)
+    assert story.book.calm(K.DATA_QUALITY, "zip", now_us=3 * MINUTE) == []
+    [closed] = story.book.calm(K.BROKEN_INPUT, "age", now_us=4 * MINUTE)
+    assert closed.kind is K.BROKEN_INPUT
+
+
+def test_a_window_that_confirms_may_raise_the_severity() -> None:
+    """The charts saw four events of a field that is wholly gone; the window says that it is broken."""
+    story = charted()
+    [opened] = story.book.alarm(K.DATA_QUALITY, case("age", statistic="missing_ratio"), now_us=MINUTE, onset_us=0)
+    assert opened.severity is Severity.WARNING
+    [risen] = story.windows(ratio("age", 0, 1.0))
+    assert (risen.id, risen.kind, risen.severity) == (opened.id, K.BROKEN_INPUT, Severity.CRITICAL)
+    assert risen.onset_us == opened.onset_us
+
+
+@pytest.mark.parametrize(("features", "severity"), [(10, Severity.CRITICAL), (11, Severity.WARNING)])
+def test_many_features_by_a_large_effect_are_critical(features: int, severity: Severity) -> None:
+    """Three of ten are 30 %, three of eleven are not: the charts say how many there are before any window does."""
+    story = charted(features)
+    for name in ("a", "b", "c"):
+        story.book.alarm(K.DATA_DRIFT, case(name, effect=0.6), now_us=MINUTE, onset_us=0)
+    assert story.open[0].severity is severity
+
+
+def test_what_a_detector_noted_the_charts_take_over() -> None:
+    """From info to warning, with the stronger case; then neither the hour of quiet nor windows end it."""
+    story = charted()
+    [noted] = story.book.note(K.DATA_DRIFT, seen("age"), now_us=MINUTE, onset_us=MINUTE)
+    [raised] = story.book.alarm(K.DATA_DRIFT, case("age"), now_us=2 * MINUTE, onset_us=MINUTE)
+    assert (raised.id, raised.severity, raised.subjects[0].statistic) == (noted.id, Severity.WARNING, "location")
+    assert story.book.advance(now_us=600 * MINUTE) == []
+    [closed] = story.book.calm(K.DATA_DRIFT, "age", now_us=601 * MINUTE)
+    assert closed.id == noted.id
+
+
+def test_a_subject_stood_from_its_alarm_to_its_calm() -> None:
+    """To the microsecond, before and after storing; of its own kind and name alone."""
+    book = charted().book
+    book.alarm(K.DATA_DRIFT, case("age"), now_us=10, onset_us=0)
+    book.alarm(K.DATA_DRIFT, case("zip"), now_us=20, onset_us=0)
+    expected = {9: (False, False), 10: (True, False), 19: (True, False), 20: (True, True), 10**9: (True, True)}
+    for at, stood in expected.items():
+        for each in (book, stored(book)):
+            assert tuple(each.stood(K.DATA_DRIFT, name, at_us=at) for name in ("age", "zip")) == stood
+    assert not book.stood(K.DATA_QUALITY, "age", at_us=15)
+    book.calm(K.DATA_DRIFT, "age", now_us=30)
+    book.calm(K.DATA_DRIFT, "zip", now_us=40)
+    expected = {9: (False, False), 10: (True, False), 39: (True, True), 40: (False, False)}
+    for at, stood in expected.items():
+        for each in (book, stored(book)):
+            assert tuple(each.stood(K.DATA_DRIFT, name, at_us=at) for name in ("age", "zip")) == stood
+
+
+def test_a_book_with_charts_comes_back_from_json() -> None:
+    """Open alarms, calm subjects, episodes and the number of features: the restored book does the same."""
+    book = charted(7).book
+    book.alarm(K.DATA_DRIFT, case("age"), now_us=10, onset_us=0)
+    book.calm(K.DATA_DRIFT, "age", now_us=20)
+    book.alarm(K.DATA_DRIFT, case("age"), now_us=30, onset_us=25)
+    book.alarm(K.DATA_DRIFT, case("zip", float("inf"), effect=float("nan")), now_us=40, onset_us=25)
+    book.calm(K.DATA_DRIFT, "age", now_us=50)
+    restored = stored(book)
+    assert restored.to_json() == book.to_json()
+    assert restored.has_charts
+    both = [each.calm(K.DATA_DRIFT, "zip", now_us=60) for each in (book, restored)]
+    assert len(both[0]) == 1
+    assert repr(both[0]) == repr(both[1])
+
+
+def test_a_promoted_baseline_closes_alarms() -> None:
+    """Whatever is raised: the charts begin anew, and their later calm is no news."""
+    story = charted()
+    story.book.alarm(K.DATA_DRIFT, case("age"), now_us=MINUTE, onset_us=0)
+    [closed] = story.book.close(now_us=2 * MINUTE, kinds=[K.DATA_DRIFT])
+    assert closed.closed_us == 2 * MINUTE
+    assert story.book.calm(K.DATA_DRIFT, "age", now_us=3 * MINUTE) == []
