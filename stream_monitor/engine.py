@@ -178,7 +178,7 @@ class Engine:
             since = self.sealed_us - WINDOWS_LOADED * seconds * MICROSECONDS
             scores = (
                 f"(select * from {self.store.relation(SCORES, since)} where window_seconds = {seconds} "
-                f"and start_us >= {since} and subject_kind <> 'metric')"
+                f"and start_us >= {since} and subject_kind <> 'metric' and reference = 'baseline')"
             )
             newest = f"(select line, max(start_us) as start_us from {scores} group by line)"
             for row in self.store.query(

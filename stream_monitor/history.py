@@ -193,7 +193,7 @@ def scores_table(engine: Engine) -> pa.Table:
     lines = engine.names.lines
     rows = engine.store.query(
         f"select * from {engine.store.relation(SCORES)} "
-        "order by start_us + window_seconds::bigint * 1000000, window_seconds, line"
+        "order by start_us + window_seconds::bigint * 1000000, window_seconds, line, reference, subject, statistic"
     )
     line = rows["line"].to_pylist()
     start = rows["start_us"].to_numpy()
@@ -328,7 +328,7 @@ def query_scores(reader: Reader, names: Names, filters: Filters) -> list[dict[st
     rows = reader.execute(
         f"select line, window_seconds, start_us, reference, subject, statistic, value, expected, threshold, effect, "
         f"samples, baseline_samples, verdict from ({union}) where {where.sql} "
-        f"order by start_us desc, line, subject, statistic limit {filters.limit} offset {filters.offset}",
+        f"order by start_us desc, line, reference, subject, statistic limit {filters.limit} offset {filters.offset}",
         where.parameters,
     ).fetchall()
     return [_score_json(names, row) for row in rows]

@@ -84,12 +84,7 @@ LABELS = Shelf(
     "label varchar, number double, day bigint",
     _DAY_US,
 )
-JOINED = Shelf(
-    "joined",
-    "seq bigint, prediction_seq bigint, outcome integer, label varchar, number double, time_us bigint, joined_us bigint",
-    _DAY_US,
-)
-SHELVES = (PANES, FIVE_MINUTES, HOURS, DAYS, SKETCHES, SCORES, PREDICTIONS, LABELS, JOINED)
+SHELVES = (PANES, FIVE_MINUTES, HOURS, DAYS, SKETCHES, SCORES, PREDICTIONS, LABELS)
 
 
 class Store:

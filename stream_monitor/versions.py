@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HOUR_US = 3_600 * MICROSECONDS
+WEEK_US = 168 * HOUR_US
 LEVELS: Sequence[tuple[int, Shelf]] = ((86_400, DAYS), (3_600, HOURS), (300, FIVE_MINUTES))
 """Spans every line compacts its panes to, the longest first, and where they are kept."""
 
@@ -101,6 +102,7 @@ class Line:
         self.open: dict[int, _Open] = {}  # span seconds -> what is under way
         self.latest: dict[int, list[Score]] = {}  # window seconds -> scores of the last window that closed
         self.observed: Ints = np.zeros((0, COARSE), np.int64)  # counts since the baseline is in use, coarse bins
+        self._previous: dict[int, _Open] = {}  # window seconds -> the last one that closed
         self._trailing: dict[int, tuple[int, Profile, list[Score]]] = {}
         self._finished: dict[Shelf, list[tuple[int, int, bytes]]] = defaultdict(list)
         self._scores: list[Score] = []
@@ -121,7 +123,7 @@ class Line:
         self.baseline = baseline
         self.open = {}
         self._sketch = None
-        self._trailing = {}
+        self._previous, self._trailing = {}, {}
         self.detectors = None
         self.watch, self._unwritten = None, []
         if baseline is not None:
@@ -349,11 +351,30 @@ class Line:
         closed[window] = held.profile
         scores = self.scores_of(held.profile, seconds, held.start_us, held.start_us + seconds * MICROSECONDS)
         self.latest[seconds] = scores
+        beside = self._beside(seconds, held)  # first: reading the store flushes the scores
+        self._scores += beside
+        self._previous[seconds] = held
         return scores
 
-    def scores_of(self, profile: Profile, seconds: int, start_us: int, end_us: int) -> list[Score]:
-        """Compare a window's profile with the baseline."""
+    def _beside(self, seconds: int, held: _Open) -> list[Score]:
+        """The window compared with the one before it, and with the same hours a week earlier: to explain, not to alarm."""
+        span_us, scores = seconds * MICROSECONDS, []
+        end_us = held.start_us + span_us
+        before = self._previous.get(seconds)
+        if before is not None and before.start_us == held.start_us - span_us:
+            scores += self.scores_of(held.profile, seconds, held.start_us, end_us, ("previous", before.profile))
+        if 3_600 <= seconds < WEEK_US // MICROSECONDS:
+            earlier = self.total(held.start_us - WEEK_US, end_us - WEEK_US)
+            if earlier.rows:
+                scores += self.scores_of(held.profile, seconds, held.start_us, end_us, ("season", earlier))
+        return scores
+
+    def scores_of(
+        self, profile: Profile, seconds: int, start_us: int, end_us: int, reference: tuple[str, Profile] | None = None
+    ) -> list[Score]:
+        """Compare a window's profile with the baseline, or with another reference of that name."""
         assert self.baseline is not None
+        name, other = reference or ("baseline", self.baseline.profile)
         subjects = self.baseline.subjects()
         config = self.engine.config
         budget = Budget.parse(config.drift.false_alarms)
@@ -362,9 +383,9 @@ class Line:
             window_seconds=seconds, windows=len(config.windows), tests=subjects.tests * lines, rows=profile.rows
         )
         return score_window(
-            Span(self.key, duration_text(seconds), start_us, end_us),
+            Span(self.key, duration_text(seconds), start_us, end_us, name),
             subjects,
-            baseline_counts=self.baseline.profile.counts,
+            baseline_counts=other.counts,
             window_counts=profile.counts,
             representatives=self.baseline.representatives,
             baseline_sd=self.baseline.deviations,
@@ -541,6 +562,12 @@ class Line:
             self._deltas = [0]
         self._unwritten = []
 
+    def forget_watch(self) -> None:
+        """The charts of an earlier baseline have nothing to say about the next one's ranks."""
+        group = f"watch/{self.number}"
+        self.engine.store.drop_states(group, list(self.engine.store.states(group)))
+        self._deltas = []
+
     def _resume_watch(self) -> None:
         """The charts as they were last written, and the rows since."""
         stored = self.engine.store.states(f"watch/{self.number}")
@@ -586,6 +613,9 @@ class Line:
             profile = self.total(start, sealed_us)
             if profile.rows:
                 self.open[seconds] = _Open(start, profile)
+            before = self.total(start - span_us, start)
+            if before.rows and seconds in self.engine.config.windows:
+                self._previous[seconds] = _Open(start - span_us, before)
 
 
 class Version:
@@ -812,6 +842,7 @@ class Version:
                 changed += line.book.close(now_us=now_us, kinds=explained)
                 # Profiles on other bins do not add to those on these.
                 self.engine.forget_profiles(line.number)
+                line.forget_watch()
             line.use(baseline)
             self.engine.forget_errors(line)
         log.info(

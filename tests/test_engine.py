@@ -69,6 +69,36 @@ def test_partitions_merge_to_the_same_incidents(tmp_path: Path) -> None:
     assert incidents_over(7, tmp_path) == alone
 
 
+def test_windows_are_compared_with_the_one_before_and_the_same_hour_a_week_earlier(tmp_path: Path) -> None:
+    """Each reference has its own rows and sample sizes; they open no incident."""
+    rng = np.random.default_rng(3)
+    bodies = []
+    for number, value in enumerate(rng.normal(0, 1, 1800).tolist()):
+        hour, place = divmod(number, 600)
+        seconds = (0, 3600, 7 * 86_400)[hour] + place * 6  # two hours in a row, and the first one again a week later
+        body = {"inference_id": f"i{number}", "model": "m", "timestamp": START - START % 3600 + seconds}
+        bodies.append(json.dumps({**body, "features": {"a": value}}).encode())
+    source = MemorySource([Binding(Stream.INFERENCE, "t")], partitions=1)
+    source.extend(PartitionId(Stream.INFERENCE, "t", 0), bodies)
+    source.finish()
+    source.start({})
+    config = parse({"windows": ["1h"], "drift": {"learn_from": 200}}, {})
+    store = Store(tmp_path / "state.duckdb")
+    engine, decoder = Engine(config, store), make_decoder(config)
+    for batch in decode_poll(decoder, source.poll(5000, 0.0)):
+        engine.offer(batch)
+    engine.step(0.0, seal_now=True)
+    engine.finish(0.0)
+    engine.checkpoint()
+    rows = [r for r in history.scores_table(engine).to_pylist() if r["statistic"] == "psi"]
+    told = [json.loads(body)["kind"] for body in store.incident_bodies()]
+    store.close()
+    sizes = [(row["reference"], row["samples"], row["baseline_samples"]) for row in rows]
+    assert sizes == [("baseline", 400, 200), ("baseline", 600, 200), ("previous", 600, 400),
+                     ("baseline", 600, 200), ("season", 600, 400)]  # fmt: skip
+    assert told == ["baseline_missing"]
+
+
 def test_the_windows_of_a_segment_that_fell_silent_end_with_the_others(tmp_path: Path) -> None:
     """A block without rows of a segment still moves its time: no later row has to come before its window is judged."""
     config = parse(CONFIG, {})

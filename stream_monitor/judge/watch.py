@@ -21,6 +21,8 @@ from stream_monitor.summarize.profile import BinCodes
 FIRST_MARK = 256
 LAST_MARK = 65_536
 """The rate of events is read after 256 events, 512, ... 65,536 and then every 65,536: it enters by its logarithm only."""
+MOST_ROWS = 4_096
+"""Rows the charts take at once: with 200 features what lies between sums and looks is then some 50 MB."""
 ASSUMED_RATE = 10.0
 """Events a second until the first reading. A limit is off by a fortieth where the truth is 1 or 100."""
 
@@ -113,7 +115,7 @@ class Watch:
         found: list[Found] = []
         start = 0
         while start < len(code):
-            stop = min(len(code), start + self.traffic.until_mark())
+            stop = min(len(code), start + min(self.traffic.until_mark(), MOST_ROWS))
             part, asked = slice(start, stop), _shifted(matters, start)
             found += [
                 replace(f, at=f.at + start)

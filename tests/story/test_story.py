@@ -71,8 +71,8 @@ def test_score_rows_hold_every_summarised_event_once(unbroken: Result) -> None:
     """The samples of the tumbling windows of one subject add up to the events that were summarised."""
     summarised = next(n for name, n in unbroken.counters.items() if "credit" in name and '"summarised"' in name)
     samples: dict[str, int] = {}
-    for model, _, segment, window, _, _, _, subject, statistic, *rest in unbroken.scores:
-        if (model, segment, subject, statistic) == ("credit", "{}", "age", "missing_ratio"):
+    for model, _, segment, window, _, _, reference, subject, statistic, *rest in unbroken.scores:
+        if (model, segment, reference, subject, statistic) == ("credit", "{}", "baseline", "age", "missing_ratio"):
             samples[window] = samples.get(window, 0) + rest[-3]
     assert samples == {"15m": summarised, "1h": summarised}
 
