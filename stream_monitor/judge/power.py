@@ -95,11 +95,11 @@ def events_to_find(charted: Charted, changes: Sequence[Change] = CHANGES) -> Flo
     S, the sum over a window of w events of which k = min(n - (stride - 1) / 2, w) are changed ones, is normal with mean
     k m1 + (w - k) m0 and variance i (k v1 + (w - k) v0): m0, v0 and m1, v1 are the mean and variance of one event's score
     before and after, i the inflation; half a stride passes until the next look. The windows counted are those up to
-    the first that holds k events, since longer ones hold the same changed events. Exceptions: the count of bad values is
-    binomial by its mean and variance, of its windows only the one that tells most counts (few events are shared by all),
-    with 1 + (k' / w - 1) chances once k' > w events have passed; the shape's chi-square is normal with mean
-    i 15 + L and variance 2 (i 15)^2 / f + 4 L i 15 / f at L = (k^2 / w) sum((q - p)^2 / p) over cells, f its degrees of
-    freedom.
+    the first that holds k events, since longer ones hold the same changed events. Of the bad values' windows only the
+    likeliest counts, since few bad ones are shared by all; with the far values of a spread it is so in part, and the
+    middle is taken between a product over windows and the likeliest alone. The count of bad values is binomial by its
+    mean and variance and has n / w chances once w events have passed. The shape's chi-square is normal with mean i 15 + L
+    and variance 2 (i 15)^2 / f + 4 L i 15 / f at L = (k^2 / w) sum((q - p)^2 / p) over cells, f its degrees of freedom.
 
     NaN where a change cannot be (a shift of a category) or a subject is not judged; inf where half of such changes are
     not found within `MOST_EVENTS`.
@@ -258,13 +258,16 @@ def _cells(tables: Tables, share: Floats) -> Floats:
 def _hazard(charted: Charted, move: _Move, n: Floats) -> Floats:
     """-log of the chance that no chart has alarmed after `n` (changes, F) changed events."""
     inside = _inside(n, SCALES, LINEAR_STRIDES)
-    total = np.asarray(sum(_survived(_linear_chance(charted, move, c, inside)).sum(axis=0) for c in range(2)))
+    location, spread = (_survived(_linear_chance(charted, move, c, inside)) for c in range(2))
+    # A few far values pass every limit of the spread at once, and often one of the location's; many do not.
+    apart, shared = location.sum(axis=0) + spread.sum(axis=0), np.maximum(location.sum(axis=0), spread.max(axis=0))
+    total = (apart + shared) / 2
     if (move.mean1 != move.mean0)[:, 2].any():
         looked = n - (LINEAR_STRIDES[:, None, None] - 1) / 2
         chances = np.maximum(looked / _scales(SCALES), 1.0)
         total = total + (_survived(_bad_chance(charted, move, inside)) * chances).max(axis=0)
-    apart = _shape_chance(charted, move, _inside(n, SHAPE_SCALES, SHAPE_STRIDES))
-    return np.asarray(total + _survived(apart).sum(axis=0), np.float64)
+    shape = _shape_chance(charted, move, _inside(n, SHAPE_SCALES, SHAPE_STRIDES))
+    return np.asarray(total + _survived(shape).sum(axis=0), np.float64)
 
 
 def _scales(scales: Sequence[int]) -> Floats:
