@@ -25,7 +25,7 @@ from stream_monitor.judge.calibrate import LABELS_SHARE, Budget
 from stream_monitor.judge.charts import Found, Ranks
 from stream_monitor.judge.detectors import DetectorBank
 from stream_monitor.judge.finding import Case, case_of, kind_of
-from stream_monitor.judge.incident import IncidentBook
+from stream_monitor.judge.incident import IncidentBook, group_of
 from stream_monitor.judge.onset import estimate_onset
 from stream_monitor.judge.season import PERIODS
 from stream_monitor.judge.verdicts import Span, score_window
@@ -270,8 +270,9 @@ class Line:
             self._merge_changes(noted, changed, found.time_us)
             return
         assert case is not None
-        self.engine.count("detector_changes", 1, model=self.key.model, version=self.key.version,
-                          feature=case.evidence.name, detector="charts")  # fmt: skip
+        if not found.is_again:
+            self.engine.count("detector_changes", 1, model=self.key.model, version=self.key.version,
+                              feature=case.evidence.name, detector="charts")  # fmt: skip
         noted = self.book.alarm(case.kind, case.evidence, now_us=found.time_us, onset_us=case.onset_us)
         self._merge_changes(noted, changed, found.time_us)
 
@@ -584,6 +585,13 @@ class Line:
                 at += 4 + size
                 # What was found then stands in the book; only what mattered raises again.
                 self.watch.update(code, id_hi, id_lo, times, matters=self._matters)
+        subjects = self.subject_names()
+        self.book.reconcile(
+            {
+                (group_of(kind_of(subjects[unit.subject][1], is_bad=unit.is_bad)), subjects[unit.subject][0])
+                for unit in self.watch.charts.raised()
+            }
+        )
 
     def resume(self, states: dict[str, bytes], sealed_us: int | None) -> None:
         """Take up what `save` wrote; spans under way are summed from the sealed panes."""

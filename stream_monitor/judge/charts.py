@@ -88,6 +88,7 @@ class Found:
     threshold: float = 0.0
     codes: BinCodes = field(default_factory=lambda: np.zeros(0, np.uint16))  # (k,) the last codes, twice the window's
     times: Ints = field(default_factory=lambda: np.zeros(0, np.int64))  # (k,) their times
+    is_again: bool = False  # still so on the first stretch after the alarm: told once more, on more events
 
     @property
     def counts(self) -> Ints:
@@ -245,10 +246,9 @@ class Limits:
         bad = _quiet_counts(ranks, level[2], inflation[2])
         upper = (reach, high, np.where(np.array(SCALES)[:, None] > bad, bad, _FAR))
         lower = (-reach, low, np.full_like(high, -_FAR))
-        chosen = np.where(usable, 1.0, np.inf)
         return cls(
-            tuple(np.clip(np.floor(x * chosen), -_FAR, _FAR).astype(_NUMBER) for x in lower),
-            tuple(np.clip(np.floor(np.where(np.isinf(chosen), _FAR, x)), -_FAR, _FAR).astype(_NUMBER) for x in upper),
+            tuple(np.clip(np.floor(np.where(usable, x, -_FAR)), -_FAR, _FAR).astype(_NUMBER) for x in lower),
+            tuple(np.clip(np.floor(np.where(usable, x, _FAR)), -_FAR, _FAR).astype(_NUMBER) for x in upper),
             np.where(usable & is_filled, _shape_limits(level[3], ratio, inflation[3], freedom), np.inf),
             level,
             (*unit, np.sqrt(w * inflation[2])),
@@ -317,6 +317,7 @@ class _Raised:
     began: int  # event count where the stretch under way began
     length: int
     calm: int = 0
+    was_told_again: bool = False
     sums: list[int] = field(default_factory=list)  # the charts' sums at `began`
     cells: list[int] = field(default_factory=list)
 
@@ -488,7 +489,7 @@ class Charts:
             "events": self.events,
             "since": [[*unit, count] for unit, count in sorted(self._since.items())],
             "raised": [
-                [*unit, r.chart, r.scale, r.began, r.length, r.calm, r.sums, r.cells]
+                [*unit, r.chart, r.scale, r.began, r.length, r.calm, r.was_told_again, r.sums, r.cells]
                 for unit, r in sorted(self._raised.items())
             ],
         }
@@ -573,10 +574,10 @@ class _View:
         while True:
             held = charts._raised.get(unit)
             if held is not None:
-                calm_at = self._calm(unit, held)
-                if calm_at is None:
+                yield from self._stretches(unit, held)
+                if held.calm < CALM_STRETCHES:
                     return
-                row = calm_at
+                row = held.began - charts.events
                 del charts._raised[unit]
                 charts._since[unit] = charts.events + row
                 yield Found(unit, self._time(row), row - 1, is_calm=True)
@@ -656,30 +657,33 @@ class _View:
     def _tick_of(self, row: int) -> int:
         return (self.charts.events % TICK + row) // TICK
 
-    def _calm(self, unit: Unit, held: _Raised) -> int | None:
-        """After how many rows a unit in alarm has been calm for long enough."""
-        while (row := held.began + held.length - self.charts.events) <= self.rows:
-            held.calm = held.calm + 1 if self._is_calm(unit, held, row) else 0
+    def _stretches(self, unit: Unit, held: _Raised) -> Iterator[Found]:
+        """Count the calm stretches that end in these rows; the first one that is not calm is told again."""
+        while held.calm < CALM_STRETCHES and (row := held.began + held.length - self.charts.events) <= self.rows:
+            left = self._left(unit, held, row)
+            held.calm = held.calm + 1 if left <= 1 else 0
             self._stretch(held, unit, row)
-            if held.calm >= CALM_STRETCHES:
-                return row
-        return None
+            if left > 1 and not held.was_told_again:
+                held.was_told_again = True
+                again = self._found(unit, (row, held.chart, SCALES.index(held.length), left))
+                yield replace(again, is_again=True)
 
-    def _is_calm(self, unit: Unit, held: _Raised, row: int) -> bool:
-        """Whether no chart passes, on the stretch that ends here, the limit of a window of that length."""
+    def _left(self, unit: Unit, held: _Raised, row: int) -> float:
+        """What is seen on the stretch that ends here, over the limit of a window of that length; of the charts the most."""
         limits, f = self.charts.limits, unit.subject
         k = SCALES.index(held.length)
+        most = 0.0
         for c in (2,) if unit.is_bad else (0, 1):
             moved = _wrapped(int(self.sums[c][row, f]) - held.sums[c])
-            if not int(limits.lower[c][k, f]) <= moved <= int(limits.upper[c][k, f]):
-                return False
+            low, high = int(limits.lower[c][k, f]), int(limits.upper[c][k, f])
+            most = max(most, (moved + 1) / (high + 1) if moved > high else moved / low if moved < low else 0.0)
         if held.chart == 3:
             seen = self.ticks[self._tick_of(row), f] - np.array(held.cells, _NUMBER)
             whole = np.zeros((1, len(self.charts.ranks), CELLS), _NUMBER)
             whole[0, f] = seen
-            limit = limits.shape[k - len(SCALES) + len(SHAPE_SCALES), f]
-            return bool(self.charts._chi_square(whole)[0, f] <= limit)
-        return True
+            limit = float(limits.shape[k - len(SCALES) + len(SHAPE_SCALES), f])
+            most = max(most, float(self.charts._chi_square(whole)[0, f]) / limit)
+        return most
 
 
 def _extreme(which: np.ufunc, looks: NDArray[Any]) -> NDArray[Any]:

@@ -19,6 +19,9 @@ FEWEST_BROKEN = 16
 _OTHERS = MAIN // 8 + np.arange(BINS - MAIN)
 _NUMBERS = np.concatenate([np.arange(MAIN) // 8, _OTHERS])
 """Eight main bins in one: a few hundred events say nothing about 256 bins."""
+_FEW_NUMBERS = np.concatenate([np.arange(MAIN) // 32, _OTHERS])
+FEW_EVENTS = 128
+"""Up to so many events tell eight cells apart: with 32 the onset of a shift of one deviation was off by 10 events, not 7."""
 _CATEGORIES = np.concatenate([np.minimum(np.arange(MAIN), MAIN // 8 - 1), _OTHERS])
 """Of categories, which stand by frequency, the rare ones together."""
 _BAD_VALUES = np.where(np.isin(np.arange(BINS), [MISSING, WRONG_TYPE, INFINITE]), np.arange(BINS) - MAIN + 1, 0)
@@ -72,7 +75,8 @@ def onset_of(found: Found, baseline: Ints, *, is_numeric: bool) -> int:
     """
     if found.scale > RING or not len(found.codes):
         return found.start_us
-    bins = _BAD_VALUES if found.chart == BAD else _NUMBERS if is_numeric else _CATEGORIES
+    numbers = _FEW_NUMBERS if found.scale <= FEW_EVENTS else _NUMBERS
+    bins = _BAD_VALUES if found.chart == BAD else numbers if is_numeric else _CATEGORIES
     old = np.bincount(bins, baseline) + _PSEUDO_EVENTS
     new = np.bincount(bins, found.counts) + _PSEUDO_EVENTS
     gain = (np.log(new / new.sum()) - np.log(old / old.sum()))[bins[found.codes]]

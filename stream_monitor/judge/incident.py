@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -220,10 +220,12 @@ class IncidentBook:
         if entry is None or held is None:
             return [self._state(kind, _Subject(evidence, is_alarmed=True, by_charts=True), now_us, onset_us)]
         held.is_alarmed = held.by_charts = True
-        if strength(evidence) > strength(held.evidence):
+        # More events tell the size better than the few that first gave it away.
+        if evidence.samples > held.evidence.samples or strength(evidence) > strength(held.evidence):
             held.evidence = evidence
         before = entry.incident
-        entry.incident = replace(before, kind=_graver(before.kind, kind))
+        onset_us = min(before.onset_us, onset_us)
+        entry.incident = replace(before, kind=_graver(before.kind, kind), onset_us=onset_us)
         entry.incident = _written(entry, self._features_total, self.importance)
         return [entry.incident] if entry.incident.severity != before.severity else []
 
@@ -236,6 +238,15 @@ class IncidentBook:
         if not all(self._is_at_rest(subject, now_us) for subject in entry.subjects.values()):
             return []
         return [self._shut(group_of(kind), now_us)]
+
+    def reconcile(self, raised: Collection[tuple[str, str]]) -> None:
+        """After a restart: subjects the charts no longer hold in alarm, by (group, name), rest from now on.
+
+        With another budget or minimum effect than before, rows that are read again may not raise what they raised then.
+        """
+        for group, entry in self._open.items():
+            for name, subject in entry.subjects.items():
+                subject.is_alarmed &= (group, name) in raised
 
     def stood(self, kind: IncidentKind, name: str, *, at_us: int) -> bool:
         """Whether a subject stood in an open incident of a kind at a time."""
@@ -398,7 +409,8 @@ class IncidentBook:
     def _state(self, kind: IncidentKind, subject: _Subject, now_us: int, onset_us: int) -> Incident:
         """Open or join with a subject that no window has raised."""
         entry = self._open.get(group_of(kind)) or self._begin(kind, now_us, onset_us)
-        entry.incident = replace(entry.incident, kind=_graver(entry.incident.kind, kind))
+        onset_us = min(entry.incident.onset_us, onset_us)
+        entry.incident = replace(entry.incident, kind=_graver(entry.incident.kind, kind), onset_us=onset_us)
         subject.joined_us = now_us
         entry.subjects[subject.evidence.name] = subject
         entry.incident = _written(entry, self._features_total, self.importance)

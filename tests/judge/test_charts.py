@@ -184,8 +184,8 @@ def test_a_long_run_of_extremes_wraps_and_calms() -> None:
         charts = Charts(ranks_of(1), hazard=1e-5)
         code = np.concatenate([calm, high[:rows], calm])
         found = run(charts, code, [4_096])
-        assert [f[3] for f in found] == [False, True]
-        ends.append(found[1][2] - rows)
+        assert [f[3] for f in found] == [False, False, True]
+        ends.append(found[2][2] - rows)
     assert abs(int(square_scores(MAIN, ENDLESS)[MAIN - 1] * UNIT) * 90_000) > 2**31
     assert all(2_000 < end < 2_500 for end in ends)
 
@@ -234,15 +234,19 @@ class Naive:
 
     def life(self, unit: Unit, matters: Callable[[int, int], bool]) -> Iterator[tuple[int, str, int, float]]:
         """(row, chart or "calm", scale, ratio) of everything that is found; `matters` of (row, scale)."""
-        since, began, length, calm, held = 0, 0, 0, 0, ""
+        since, began, length, calm, held, again = 0, 0, 0, 0, "", False
         for row in range(1, len(self.code) + 1):
             if held:
                 if row < began + length:
                     continue
                 watched = (BAD,) if unit.is_bad else (LOCATION, SPREAD, SHAPE) if held == SHAPE else (LOCATION, SPREAD)
                 k = SCALES.index(length)
-                calm = 0 if any(self.passes(c, k, unit.subject, began, row) for c in watched) else calm + 1
+                left = max(self.passes(c, k, unit.subject, began, row) for c in watched)
+                calm = 0 if left else calm + 1
                 began = row
+                if left and not again:
+                    again = True
+                    yield row - 1, held, length, left
                 if calm == 2:
                     yield row - 1, "calm", 0, 0.0
                     since, held = row, ""
@@ -253,6 +257,7 @@ class Naive:
             ratio, chart, k = min(found, key=lambda p: (p[0], CHARTS.index(p[1]) if p[1] != SHAPE else 3, p[2]))
             if matters(row, SCALES[k]):
                 held, began, length, calm = chart, row, min(max(4 * SCALES[k], 64), SCALES[-1]), 0
+                again = False
                 yield row - 1, chart, SCALES[k], -ratio
             else:
                 since = row + PAUSE
@@ -423,7 +428,9 @@ def test_one_change_is_raised_once_and_calms_after_it() -> None:
     code = uniform(draw, 24_000, 2)
     code[1_000:20_000, 0] = np.maximum(code[1_000:20_000, 0], uniform(draw, 19_000, 1)[:, 0])
     charts = Charts(ranks_of(2), hazard=1e-6)
-    alarm, calm = run(charts, code, [997])
+    alarm, again, calm = run(charts, code, [997])
+    assert (again[0], again[3], again[5]) == (Unit(0, False), False, max(64, 4 * alarm[5]))
+    assert again[2] == alarm[2] + again[5]  # the first stretch tells it once more, on more events
     assert (alarm[0], alarm[3], calm[0], calm[3]) == (Unit(0, False), False, Unit(0, False), True)
     assert 1_000 < alarm[2] < 1_200
     stretch = max(64, 4 * alarm[5])
@@ -443,7 +450,7 @@ def test_a_change_of_no_consequence_is_asked_about_again() -> None:
         return len(asked) > 3
 
     found = Charts(ranks_of(1), hazard=1e-6).update(code, code, times_of(4_000), matters=matters)
-    assert [told(f) for f in found] == [told(asked[3])]
+    assert [told(f) for f in found if not f.is_again] == [told(asked[3])]
     assert len(asked) == 4
     for one, other in pairwise(asked):
         assert other.at - other.scale >= one.at + PAUSE
@@ -456,7 +463,7 @@ def test_bad_values_and_values_are_told_apart() -> None:
     code = uniform(draw, 3_000, 2)
     code[1_000:2_000:2, 0] = MISSING
     found = run(Charts(ranks_of(2), hazard=1e-6), code, [500])
-    assert [(f[0], f[3]) for f in found] == [(Unit(0, True), False), (Unit(0, True), True)]
+    assert [(f[0], f[3]) for f in found] == [(Unit(0, True), False)] * 2 + [(Unit(0, True), True)]
     assert 1_000 <= found[0][2] < 1_010
 
 
