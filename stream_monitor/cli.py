@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
@@ -288,6 +289,35 @@ def check(
     _print(report, as_json=as_json, table=lambda: _check_lines(report))
 
 
+@app.command("selftest")
+def selftest_command(
+    config: Annotated[Path, typer.Option("--config", help="The configuration file (YAML).")],
+    baseline: Annotated[
+        list[Path] | None,
+        typer.Option("--baseline", help="Rows, or a built baseline; else those of the configuration."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="This model only; also the model of rows that name none.")] = None,
+    events: Annotated[
+        int | None, typer.Option(min=1_000, help="Events without drift; for each 32,000 a run of every drift.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed is another stream.")] = 0,
+    rate: Annotated[
+        str | None, typer.Option("--rate", help="Events a second, e.g. 10/s; else of the rows' times.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """What to expect: the live configuration on the baseline's own rows, as they are and with known drifts."""
+    from stream_monitor.selftest import Job, selftest
+
+    configure(level=logging.WARNING)
+    job = Job(_configuration(config), baseline or [], model, events, seed, _rate(rate))
+    err = Console(stderr=True, soft_wrap=True, highlight=False)
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=err, transient=True) as progress:
+        task = progress.add_task("reading")
+        tried = selftest(job, on_progress=lambda text: progress.update(task, description=text))
+    _print(tried, as_json=as_json, table=lambda: _selftest_lines(tried))
+
+
 @app.command()
 def report(
     replayed: Annotated[Path | None, typer.Option("--replay", help="What `replay --out` left.")] = None,
@@ -422,6 +452,81 @@ def _check_lines(report: dict[str, Any]) -> list[Any]:
         if topic.get("fields"):
             lines += _rows_table(topic["fields"])
     return lines
+
+
+def _selftest_lines(tried: dict[str, Any]) -> list[Any]:
+    lines: list[Any] = list(tried["notes"])
+    for model in tried["models"]:
+        lines += [
+            "",
+            escape(f"{model['model']} {model['version']}"),
+            _stream_line(model),
+            *_false_incident_lines(model),
+            "",
+        ]
+        features = model["features"]
+        if len(features["tried"]) < features["of"]:
+            lines.append(f"A sample of {len(features['tried'])} of {features['of']} features.")
+        lines.append(
+            f"Each run: {model['events_before_drift']:,} events, then up to {model['events_with_drift']:,} with the drift."
+        )
+        lines.append(_drift_table(model["drifts"]))
+    return [*lines, f"{tried['elapsed_seconds']:.0f} s"]
+
+
+def _stream_line(model: dict[str, Any]) -> str:
+    stream = model["stream"]
+    rate = f"{model['events_per_second']:g} events/s ({model['rate_is']})."
+    if stream["kind"] == "bins":
+        return (
+            "The baseline is built and holds no rows: events are drawn from its bins, every subject and event by itself. "
+            f"Real ones depend on each other, so expect more false incidents and longer delays of them. {rate}"
+        )
+    return (
+        f"{stream['baseline_rows']:,} rows are the baseline, the {stream['rows']:,} others the stream. By chance these halves "
+        f"differ by an effect of up to {stream['halves_differ']:g}, which every run carries. The runs with drift played "
+        f"{stream['events_played']:,} events: each row {stream['times_each_row']:g} times, in stretches from random places. "
+        f"{rate}"
+    )
+
+
+def _false_incident_lines(model: dict[str, Any]) -> list[str]:
+    told = model["false_incidents"]
+    raised, (low, high) = told["raised"], told["per_month_interval"]
+    lower, upper = raised["interval"]
+    lines = [
+        f"False incidents in {told['month_days']} days: {told['expected']:g} expected of {told['accepted']:g} accepted. "
+        f"{told['seen']} seen in {told['events']:,} events ({told['days']:g} days), so between {low:g} and {high:g} in "
+        f"{told['month_days']} days (95 %).",
+        f"At a budget of {raised['false_alarms']}: {raised['expected']:g} expected, {raised['seen']} seen "
+        f"({lower:g} to {upper:g}): {_in_words(raised['expected'], lower, upper)}.",
+    ]
+    again = told["times_each_row"] or 1
+    if again > 1:
+        lines.append(
+            f"Each row came {again:g} times, and its coincidences with it: with no more than one, counts are fair."
+        )
+    return lines
+
+
+def _in_words(expected: float, lower: float, upper: float) -> str:
+    if lower > expected:
+        return "more than the budget allows on these rows"
+    return "fewer than the budget allows" if upper < expected else "in keeping with the budget"
+
+
+def _drift_table(drifts: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for name in ("drift", "of", "found", "named", "events", "seconds", "told as"):
+        table.add_column(
+            name, justify="left" if name in ("drift", "of", "told as") else "right", no_wrap=name != "told as"
+        )
+    for row in drifts:
+        kinds = ", ".join(kind.replace("_", " ") for kind in row["kinds"])
+        figures = ["" if row[key] is None else f"{row[key]:,g}" for key in ("delay_events", "delay_seconds")]
+        counts = [f"{row[key]}/{row['runs']}" for key in ("found", "named")]
+        table.add_row(row["drift"], escape(row["subject"]), *counts, *figures, kinds)
+    return table
 
 
 if __name__ == "__main__":
