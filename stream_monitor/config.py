@@ -222,6 +222,16 @@ def _sequence(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+class FixedThreshold(_Part):
+    """Where a statistic of a window alarms whatever the sample size: what some auditors ask for."""
+
+    warning: Annotated[float, Field(gt=0, strict=False)]
+    critical: Annotated[float, Field(gt=0, strict=False)] = float("inf")
+
+
+Statistic = Literal["psi", "jensen_shannon", "ks", "wasserstein", "linf", "chi_square"]
+
+
 class DriftConfig(_Part):
     """When people are told."""
 
@@ -230,6 +240,9 @@ class DriftConfig(_Part):
     seasonality: Literal["none", "daily", "weekly"] = "none"
     learn_from: Annotated[int, Field(ge=200, le=10_000_000)] = 10_000
     detectors: Annotated[tuple[Literal["adwin", "page_hinkley", "kswin"], ...], BeforeValidator(_sequence)] = ()
+    thresholds: dict[Statistic, FixedThreshold] = Field(
+        default_factory=dict, description="fixed thresholds of window statistics, outside the budget"
+    )
 
     @property
     def error_detectors(self) -> tuple[str, ...]:

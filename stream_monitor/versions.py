@@ -11,14 +11,16 @@ import logging
 import struct
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import zstandard
 
 from stream_monitor.baselines import reading_of
 from stream_monitor.config import duration_text
+from stream_monitor.errors import StateError
 from stream_monitor.judge import baseline as baselines
 from stream_monitor.judge.baseline import Baseline, Reading
 from stream_monitor.judge.calibrate import LABELS_SHARE, Budget
@@ -44,6 +46,7 @@ from stream_monitor.records import (
     LineKey,
     ModelKey,
     Score,
+    Verdict,
 )
 from stream_monitor.store import DAYS, FIVE_MINUTES, HOURS, PANES, SCORES, SKETCHES, Shelf
 from stream_monitor.summarize.categorical import Categories
@@ -62,8 +65,11 @@ WEEK_US = 168 * HOUR_US
 LEVELS: Sequence[tuple[int, Shelf]] = ((86_400, DAYS), (3_600, HOURS), (300, FIVE_MINUTES))
 """Spans every line compacts its panes to, the longest first, and where they are kept."""
 
-DELTA_BYTES = 1 << 20
-"""Rows are written beside the stored charts up to a megabyte: what is written a second stays near what comes in."""
+DELTA_BYTES = 1 << 19
+DELTAS = 64
+"""Rows are written beside the stored charts, up to half a megabyte or 64 checkpoints of them, then the charts again: what is
+written a second stays near what comes in. Each line has limits of its own, up to half as much more, so that the charts
+of a hundred versions are not written all in one transaction."""
 
 SKETCH_CHECKPOINTS = 30
 """The sketch of an hour under way is written at every 30th checkpoint only: people miss a minute of it after a crash."""
@@ -93,8 +99,8 @@ class Line:
         self._whole = whole  # of a segment: the line of its version
         self.number = engine.names.line_index(key)
         self.baseline = baseline
-        self.book = IncidentBook(key, minimum_effect=engine.config.drift.minimum_effect)
-        self.book.importance = self._importance()
+        self.book = IncidentBook(key)
+        self._configure_book()
         self.detectors: DetectorBank | None = None
         self.watch: Watch | None = None
         self._unwritten: list[bytes] = []  # rows the watch was given since the last checkpoint
@@ -115,8 +121,12 @@ class Line:
         """Whether this is the whole model version, not a segment of it."""
         return not self.key.segment
 
-    def _importance(self) -> dict[str, float]:
-        return {name: f.importance for name, f in self.engine.config.model(self.key.model).features.items()}
+    def _configure_book(self) -> None:
+        """What the configuration of today says, whatever it said when the book was stored."""
+        config = self.engine.config
+        self.book.minimum_effect = config.drift.minimum_effect
+        self.book.importance = {n: f.importance for n, f in config.model(self.key.model).features.items()}
+        self.book.fixed = {name: fixed.critical for name, fixed in config.drift.thresholds.items()}
 
     def use(self, baseline: Baseline | None) -> None:
         """Judge by this baseline from now on; what was under way on another schema is let go."""
@@ -351,11 +361,20 @@ class Line:
         window = duration_text(seconds)
         closed[window] = held.profile
         scores = self.scores_of(held.profile, seconds, held.start_us, held.start_us + seconds * MICROSECONDS)
+        scores = [self._fixed(score) for score in scores]
         self.latest[seconds] = scores
         beside = self._beside(seconds, held)  # first: reading the store flushes the scores
         self._scores += beside
         self._previous[seconds] = held
         return scores
+
+    def _fixed(self, score: Score) -> Score:
+        """The score by a fixed threshold, where one is configured for its statistic."""
+        fixed = self.engine.config.drift.thresholds.get(score.statistic)  # type: ignore[call-overload]  # any statistic
+        if fixed is None or score.verdict is Verdict.INSUFFICIENT:
+            return score
+        verdict = Verdict.DRIFT if score.value > fixed.warning else Verdict.OK
+        return replace(score, threshold=fixed.warning, verdict=verdict)
 
     def _beside(self, seconds: int, held: _Open) -> list[Score]:
         """The window compared with the one before it, and with the same hours a week earlier: to explain, not to alarm."""
@@ -421,13 +440,15 @@ class Line:
         assert self.baseline is not None
         f = self._subject_index(score)
         subject = self.baseline.schema.subjects[f]
-        return describe(
+        words = describe(
             score,
             baseline=self.baseline.profile.counts[f],
             window=closed[score.window].counts[f],
             representatives=self.baseline.representatives[f] if subject.is_numeric else None,
             categories=getattr(subject.bins, "values", ()),
         )
+        is_fixed = score.statistic in self.book.fixed
+        return f"{words}, {score.statistic} beyond the fixed {score.threshold:g}" if is_fixed else words
 
     def keep(self, score: Score) -> None:
         """Take a score of joined labels into the history."""
@@ -540,26 +561,28 @@ class Line:
         states |= {f"{self.number}/book": json.dumps(self.book.to_json()).encode()}
         if self.detectors is not None:
             states[f"{self.number}/detectors"] = self.detectors.to_bytes()
-        self._save_watch(final=final)
+        self._save_watch()
         if self._sketch is not None and (final or self._saves % SKETCH_CHECKPOINTS == 0):
             states[f"{self.number}/sketch"] = (
                 self._sketch[0].to_bytes(8, "big", signed=True) + self._sketch[1].to_bytes()
             )
         return states
 
-    def _save_watch(self, *, final: bool) -> None:
+    def _save_watch(self) -> None:
         """The rows the charts were given since the last checkpoint; once they outweigh the charts, the charts."""
         if self.watch is None or not self._unwritten:
             return
         store, group = self.engine.store, f"watch/{self.number}"
-        rows = sum(len(delta) for delta in self._unwritten) + sum(self._deltas)
-        if self._deltas and rows < DELTA_BYTES and not final:
-            delta = b"".join(struct.pack("<I", len(part)) + part for part in self._unwritten)
+        rows = b"".join(struct.pack("<I", len(part)) + part for part in self._unwritten)
+        delta = zstandard.ZstdCompressor(level=1).compress(rows)
+        patience = 1 + self.number % 16 / 32
+        is_small = sum(self._deltas) + len(delta) < DELTA_BYTES * patience and len(self._deltas) < DELTAS * patience
+        if self._deltas and is_small:
             store.put_states(group, {str(len(self._deltas)): delta})
             self._deltas.append(len(delta))
         else:
             store.drop_states(group, [str(k) for k in range(1, len(self._deltas))])
-            store.put_states(group, {"0": self.watch.to_bytes()})
+            store.put_states(group, {"0": zstandard.ZstdCompressor(level=1).compress(self.watch.to_bytes())})
             self._deltas = [0]
         self._unwritten = []
 
@@ -574,14 +597,14 @@ class Line:
         stored = self.engine.store.states(f"watch/{self.number}")
         if self.watch is None or "0" not in stored:
             return
-        self.watch.restore(stored["0"])
+        self.watch.restore(_decompressed(stored["0"]))
         self._deltas = [0]
         for k in range(1, len(stored)):
-            delta, at = stored[str(k)], 0
-            self._deltas.append(len(delta))
-            while at < len(delta):
-                (size,) = struct.unpack_from("<I", delta, at)
-                code, id_hi, id_lo, times = rows_of(delta[at + 4 : at + 4 + size])
+            self._deltas.append(len(stored[str(k)]))
+            rows, at = _decompressed(stored[str(k)]), 0
+            while at < len(rows):
+                (size,) = struct.unpack_from("<I", rows, at)
+                code, id_hi, id_lo, times = rows_of(rows[at + 4 : at + 4 + size])
                 at += 4 + size
                 # What was found then stands in the book; only what mattered raises again.
                 self.watch.update(code, id_hi, id_lo, times, matters=self._matters)
@@ -597,8 +620,7 @@ class Line:
         """Take up what `save` wrote; spans under way are summed from the sealed panes."""
         if f"{self.number}/book" in states:
             self.book = IncidentBook.from_json(json.loads(states[f"{self.number}/book"]))
-            self.book.importance = self._importance()
-            self.book.minimum_effect = self.engine.config.drift.minimum_effect
+            self._configure_book()
         if self.baseline is None or sealed_us is None:
             return
         self._resume_watch()
@@ -901,6 +923,13 @@ class Version:
             store.put_states(f"learning/{self.index}", {str(self._learning_saved): merged.to_bytes()})
             self._learning[self._learning_saved :] = [merged]
             self._learning_saved += 1
+
+
+def _decompressed(body: bytes) -> bytes:
+    try:
+        return zstandard.decompress(body)
+    except zstandard.ZstdError as error:
+        raise StateError(f"the stored rows of the charts are damaged: {error}") from error
 
 
 def _broad(counts: Ints) -> Ints:

@@ -69,6 +69,37 @@ def test_partitions_merge_to_the_same_incidents(tmp_path: Path) -> None:
     assert incidents_over(7, tmp_path) == alone
 
 
+def test_fixed_thresholds_open_what_the_budget_would_not(tmp_path: Path) -> None:
+    """A PSI of a quarter on a hundred events is chance; whoever asks for it is told, marked, and as gravely as asked."""
+    rng = np.random.default_rng(4)
+    bodies = []
+    for number, value in enumerate(rng.normal(0, 1, 1200).tolist()):
+        seconds = number * 0.5 if number < 1000 else 600 + (number - 1000) * 0.1
+        body = {"inference_id": f"i{number}", "model": "m", "timestamp": START + seconds, "features": {"a": value}}
+        bodies.append(json.dumps(body).encode())
+    told = {}
+    for name, thresholds in (("none", {}), ("psi", {"psi": {"warning": 0.01, "critical": 0.02}})):
+        source = MemorySource([Binding(Stream.INFERENCE, "t")], partitions=1)
+        source.extend(PartitionId(Stream.INFERENCE, "t", 0), bodies)
+        source.finish()
+        source.start({})
+        config = parse({"windows": ["10m"], "drift": {"learn_from": 900, "thresholds": thresholds}}, {})
+        store = Store(tmp_path / f"{name}.duckdb")
+        engine, decoder = Engine(config, store), make_decoder(config)
+        for batch in decode_poll(decoder, source.poll(5000, 0.0)):
+            engine.offer(batch)
+        engine.step(0.0, seal_now=True)
+        engine.finish(0.0)
+        engine.checkpoint()
+        told[name] = [json.loads(body) for body in store.incident_bodies()]
+        store.close()
+    assert [incident["kind"] for incident in told["none"]] == ["baseline_missing"]
+    [_, drift] = told["psi"]
+    assert (drift["kind"], drift["severity"]) == ("data_drift", "critical")
+    assert drift["subjects"][0]["threshold"] == 0.01
+    assert "psi beyond the fixed 0.01" in drift["subjects"][0]["detail"]
+
+
 def test_windows_are_compared_with_the_one_before_and_the_same_hour_a_week_earlier(tmp_path: Path) -> None:
     """Each reference has its own rows and sample sizes; they open no incident."""
     rng = np.random.default_rng(3)

@@ -56,6 +56,7 @@ class Facts:
     is_noted_only: bool  # online detectors alone speak, no window has confirmed
     important_effect: float = 0.0  # the largest of features of at least IMPORTANT importance
     is_unimportant: bool = False  # features of importance 0 and nothing else
+    is_beyond_fixed: bool = False  # a fixed threshold that is called critical was passed
 
 
 def severity_of(facts: Facts) -> Severity:
@@ -70,7 +71,8 @@ def severity_of(facts: Facts) -> Severity:
     7. Nothing but the latency moved: info.
     8. Nothing but features of no importance (0) moved: info.
     9. An important feature (2 or more) drifted by a large effect: critical.
-    10. Everything else: warning.
+    10. A fixed threshold that the configuration calls critical was passed: critical.
+    11. Everything else: warning.
     """
     for rule, severity in _RULES:
         if rule(facts):
@@ -96,6 +98,7 @@ _RULES: tuple[tuple[Callable[[Facts], bool], Severity], ...] = (
     (lambda f: bool(f.subject_kinds) and set(f.subject_kinds) == {_LATENCY}, Severity.INFO),
     (lambda f: f.is_unimportant, Severity.INFO),
     (lambda f: f.kind is IncidentKind.DATA_DRIFT and f.important_effect >= LARGE_EFFECT, Severity.CRITICAL),
+    (lambda f: f.is_beyond_fixed, Severity.CRITICAL),
 )
 
 
@@ -164,6 +167,7 @@ class IncidentBook:
     quiet_seconds: int = QUIET_SECONDS
     has_charts: bool = False
     importance: Mapping[str, float] = field(default_factory=dict)  # as configured today; absent ones are 1
+    fixed: Mapping[str, float] = field(default_factory=dict)  # statistics with fixed thresholds -> what is critical
     _open: dict[str, _Open] = field(default_factory=dict)
     # Group, subject, its end in window time, when it joined and when it was closed.
     _episodes: list[tuple[str, str, int, int, int]] = field(default_factory=list)
@@ -226,7 +230,7 @@ class IncidentBook:
         before = entry.incident
         onset_us = min(before.onset_us, onset_us)
         entry.incident = replace(before, kind=_graver(before.kind, kind), onset_us=onset_us)
-        entry.incident = _written(entry, self._features_total, self.importance)
+        entry.incident = _written(entry, self._features_total, self.importance, self.fixed)
         return [entry.incident] if entry.incident.severity != before.severity else []
 
     def calm(self, kind: IncidentKind, name: str, *, now_us: int) -> list[Incident]:
@@ -317,6 +321,7 @@ class IncidentBook:
             state["quiet_seconds"],
             state["has_charts"],
             {},
+            {},
             {group: _entry_from_json(line, entry) for group, entry in state["open"].items()},
             [(group, subject, end, joined, closed) for group, subject, end, joined, closed in state["episodes"]],
             state["features_total"],
@@ -334,7 +339,7 @@ class IncidentBook:
         drifts = {
             subject: max(drifting, key=_score_strength)
             for subject, scores in by_subject.items()
-            if (drifting := [score for score in scores if score.verdict is Verdict.DRIFT])
+            if (drifting := self._drifting(group, subject, scores))
         }
         entry = self._open.get(group)
         if entry is not None:
@@ -350,16 +355,21 @@ class IncidentBook:
                 entry = self._begin(kind_of(score), now_us, witness.onset_of(score))
             joined |= self._take_drift(entry, score, witness)
         assert entry is not None
-        entry.incident = _written(entry, self._features_total, self.importance)
+        entry.incident = _written(entry, self._features_total, self.importance, self.fixed)
         after = entry.incident
         has_risen = before is None or (after.kind, after.severity) != (before.kind, before.severity)
         if joined or has_risen or after.id in changed:
             changed[after.id] = after
 
+    def _drifting(self, group: str, subject: str, scores: Sequence[Score]) -> list[Score]:
+        """The scores that speak of drift; where charts watch, of a subject in no incident those with fixed thresholds."""
+        entry = self._open.get(group)
+        may_open = not self.has_charts or scores[0].subject_kind == _METRIC
+        is_in = entry is not None and subject in entry.subjects
+        return [s for s in scores if s.verdict is Verdict.DRIFT and (may_open or is_in or s.statistic in self.fixed)]
+
     def _is_news(self, entry: _Open | None, score: Score) -> bool:
-        if entry is not None and score.subject in entry.subjects:
-            return True
-        return not (self.has_charts and score.subject_kind != _METRIC) and not self._is_over(score)
+        return (entry is not None and score.subject in entry.subjects) or not self._is_over(score)
 
     def _take_drift(self, entry: _Open, score: Score, witness: _Witness) -> bool:
         """Let a subject join, or strengthen its case; whether it joined."""
@@ -413,7 +423,7 @@ class IncidentBook:
         entry.incident = replace(entry.incident, kind=_graver(entry.incident.kind, kind), onset_us=onset_us)
         subject.joined_us = now_us
         entry.subjects[subject.evidence.name] = subject
-        entry.incident = _written(entry, self._features_total, self.importance)
+        entry.incident = _written(entry, self._features_total, self.importance, self.fixed)
         return entry.incident
 
     def _begin(self, kind: IncidentKind, now_us: int, onset_us: int) -> _Open:
@@ -469,7 +479,9 @@ class IncidentBook:
         self._episodes = [episode for episode in self._episodes if episode[2] >= oldest]
 
 
-def _written(entry: _Open, features_total: int, importance: Mapping[str, float]) -> Incident:
+def _written(
+    entry: _Open, features_total: int, importance: Mapping[str, float], fixed: Mapping[str, float]
+) -> Incident:
     """The incident with its subjects ranked, its severity judged and its sentence written."""
     cases = list(entry.subjects.values())
     ranked = tuple(sorted((case.evidence for case in cases), key=lambda e: (strength(e), e.name), reverse=True))
@@ -484,6 +496,7 @@ def _written(entry: _Open, features_total: int, importance: Mapping[str, float])
             (_number(e.effect) for e in ranked if e.kind == _FEATURE and importance.get(e.name, 1.0) >= IMPORTANT),
             default=0.0,
         ),
+        is_beyond_fixed=any(e.value > fixed.get(e.statistic, math.inf) for e in ranked),
         is_unimportant=bool(ranked) and all(e.kind == _FEATURE and importance.get(e.name, 1.0) == 0 for e in ranked),
     )
     severity = _higher(entry.incident.severity, severity_of(facts))

@@ -70,7 +70,9 @@ def main() -> None:
                 alarms[stage] += ((length >= low) & (length < high)).sum()
         # A rate that never falls: windows come in as the charts run on, none goes.
         rates = isotonic_regression(alarms / np.maximum(exposed, 1), weights=np.maximum(exposed, 1)).x / hazard
-        print(f"    {hazard:g}: ({', '.join(f'{rate:.3f}' for rate in rates)}),  # {int(alarms.sum())} alarms", flush=True)
+        print(
+            f"    {hazard:g}: ({', '.join(f'{rate:.3f}' for rate in rates)}),  # {int(alarms.sum())} alarms", flush=True
+        )
 
 
 if __name__ == "__main__":

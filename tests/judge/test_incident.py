@@ -278,6 +278,7 @@ F = (K.DATA_DRIFT, ("feature",) * 3, 0.5, 3, 10, False)
         ((K.DATA_DRIFT, ("feature",), 0.9, 1, 50, False, 0.49, False), Severity.WARNING),
         ((K.DATA_DRIFT, ("feature",), 0.9, 1, 50, False, 0.0, True), Severity.INFO),
         ((K.BROKEN_INPUT, ("feature",), 0.9, 1, 50, False, 0.0, True), Severity.CRITICAL),
+        ((K.DATA_DRIFT, ("feature",), 0.1, 1, 50, False, 0.0, False, True), Severity.CRITICAL),
     ],
 )
 def test_the_rules_of_severity(facts: tuple[Any, ...], expected: Severity) -> None:
