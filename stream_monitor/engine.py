@@ -651,6 +651,7 @@ def incident_json(incident: Incident) -> dict[str, object]:
         "kind": str(incident.kind),
         "severity": str(incident.severity),
         "onset": time_text(incident.onset_us),
+        "onset_interval": None if incident.onset_between_us is None else [*map(time_text, incident.onset_between_us)],
         "opened_at": time_text(incident.opened_us),
         "closed_at": None if incident.closed_us is None else time_text(incident.closed_us),
         "subjects": [

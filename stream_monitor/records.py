@@ -315,6 +315,9 @@ class Incident:
     baseline_id: str | None
     summary: str
     worsened_us: int | None = None  # when its severity last rose, as far as that is known
+    onset_between_us: tuple[int, int] | None = (
+        None  # the earliest and the latest the onset may lie, where that is known
+    )
 
 
 Json = Mapping[str, Any]

@@ -283,7 +283,13 @@ class Line:
         if not found.is_again:
             self.engine.count("detector_changes", 1, model=self.key.model, version=self.key.version,
                               feature=case.evidence.name, detector="charts")  # fmt: skip
-        noted = self.book.alarm(case.kind, case.evidence, now_us=found.time_us, onset_us=case.onset_us)
+        noted = self.book.alarm(
+            case.kind,
+            case.evidence,
+            now_us=found.time_us,
+            onset_us=case.onset_us,
+            onset_between_us=case.onset_between_us,
+        )
         self._merge_changes(noted, changed, found.time_us)
 
     def _detect(self, detectors: DetectorBank, number: Floats, time_us: Ints, changed: dict[str, Incident]) -> None:

@@ -36,6 +36,7 @@ class Case:
     kind: IncidentKind
     evidence: Evidence
     onset_us: int
+    onset_between_us: tuple[int, int]
 
 
 def kind_of(subject_kind: str, *, is_bad: bool) -> IncidentKind:
@@ -64,23 +65,30 @@ def case_of(
     )
     evidence = Evidence(score.subject, score.subject_kind, score.statistic, score.value, score.threshold, score.effect,
                         score.samples, score.baseline_samples, detail)  # fmt: skip
-    return Case(kind, evidence, onset_of(found, baseline, is_numeric=subject.is_numeric))
+    first, likeliest, last = onset_of(found, baseline, is_numeric=subject.is_numeric)
+    return Case(kind, evidence, likeliest, (first, last))
 
 
-def onset_of(found: Found, baseline: Ints, *, is_numeric: bool) -> int:
-    """The time of the event from which on the events are likelier the window's than the baseline's.
+UNLIKELY = 2.0
+"""Onsets whose log-likelihood lies within 2 of the best are possible: those of a likelihood interval of 95 % and some."""
+
+
+def onset_of(found: Found, baseline: Ints, *, is_numeric: bool) -> tuple[int, int, int]:
+    """The earliest, the likeliest and the latest time from which on the events are the window's rather than the baseline's.
 
     The maximum-likelihood change point over twice the window (Hinkley 1970), to the event; of a window longer than what is
     remembered its start, which lies at most the window's length early.
     """
     if found.scale > RING or not len(found.codes):
-        return found.start_us
+        return found.start_us, found.start_us, found.time_us
     numbers = _FEW_NUMBERS if found.scale <= FEW_EVENTS else _NUMBERS
     bins = _BAD_VALUES if found.chart == BAD else numbers if is_numeric else _CATEGORIES
     old = np.bincount(bins, baseline) + _PSEUDO_EVENTS
     new = np.bincount(bins, found.counts) + _PSEUDO_EVENTS
     gain = (np.log(new / new.sum()) - np.log(old / old.sum()))[bins[found.codes]]
-    return int(found.times[int(np.argmax(np.cumsum(gain[::-1])[::-1]))])
+    tail = np.cumsum(gain[::-1])[::-1]
+    possible = found.times[tail >= tail.max() - UNLIKELY]
+    return int(possible.min()), int(found.times[int(np.argmax(tail))]), int(possible.max())
 
 
 def _value_score(

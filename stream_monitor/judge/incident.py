@@ -217,19 +217,27 @@ class IncidentBook:
         """Charts watch this line from now on, over so many features."""
         self.has_charts, self._features_total = True, features
 
-    def alarm(self, kind: IncidentKind, evidence: Evidence, *, now_us: int, onset_us: int) -> list[Incident]:
+    def alarm(
+        self,
+        kind: IncidentKind,
+        evidence: Evidence,
+        *,
+        now_us: int,
+        onset_us: int,
+        onset_between_us: tuple[int, int] | None = None,
+    ) -> list[Incident]:
         """The charts raised a subject: opens or joins an incident; over once they have found it `calm`."""
         entry = self._open.get(group_of(kind))
         held = None if entry is None else entry.subjects.get(evidence.name)
         if entry is None or held is None:
-            return [self._state(kind, _Subject(evidence, is_alarmed=True, by_charts=True), now_us, onset_us)]
+            subject = _Subject(evidence, is_alarmed=True, by_charts=True)
+            return [self._state(kind, subject, now_us, onset_us, onset_between_us)]
         held.is_alarmed = held.by_charts = True
         # More events tell the size better than the few that first gave it away.
         if evidence.samples > held.evidence.samples or strength(evidence) > strength(held.evidence):
             held.evidence = evidence
         before = entry.incident
-        onset_us = min(before.onset_us, onset_us)
-        entry.incident = replace(before, kind=_graver(before.kind, kind), onset_us=onset_us)
+        entry.incident = _begun(replace(before, kind=_graver(before.kind, kind)), onset_us, onset_between_us)
         entry.incident = _written(entry, self._features_total, self.importance, self.fixed)
         return [entry.incident] if entry.incident.severity != before.severity else []
 
@@ -381,7 +389,7 @@ class IncidentBook:
             joined_us = max(score.window_end_us, entry.incident.opened_us)
             entry.subjects[score.subject] = _Subject(evidence, window_us, score.window_end_us, joined_us=joined_us)
             onset_us = min(entry.incident.onset_us, witness.onset_of(score))
-            entry.incident = replace(entry.incident, onset_us=onset_us)
+            entry.incident = _begun(entry.incident, onset_us, None)
             return True
         if held.window_us == 0 and not held.is_held and not held.by_charts:
             # A detector speaks some time after the change: the first window that confirms it knows when it began.
@@ -416,11 +424,18 @@ class IncidentBook:
             for past_group, subject, end_us, _, _ in self._episodes
         )
 
-    def _state(self, kind: IncidentKind, subject: _Subject, now_us: int, onset_us: int) -> Incident:
+    def _state(
+        self,
+        kind: IncidentKind,
+        subject: _Subject,
+        now_us: int,
+        onset_us: int,
+        onset_between_us: tuple[int, int] | None = None,
+    ) -> Incident:
         """Open or join with a subject that no window has raised."""
         entry = self._open.get(group_of(kind)) or self._begin(kind, now_us, onset_us)
-        onset_us = min(entry.incident.onset_us, onset_us)
-        entry.incident = replace(entry.incident, kind=_graver(entry.incident.kind, kind), onset_us=onset_us)
+        graver = replace(entry.incident, kind=_graver(entry.incident.kind, kind))
+        entry.incident = _begun(graver, onset_us, onset_between_us)
         subject.joined_us = now_us
         entry.subjects[subject.evidence.name] = subject
         entry.incident = _written(entry, self._features_total, self.importance, self.fixed)
@@ -477,6 +492,13 @@ class IncidentBook:
     def _forget(self, now_us: int) -> None:
         oldest = now_us - EPISODES_KEPT_SECONDS * MICROSECONDS
         self._episodes = [episode for episode in self._episodes if episode[2] >= oldest]
+
+
+def _begun(incident: Incident, onset_us: int, between_us: tuple[int, int] | None) -> Incident:
+    """The incident with the earlier of two onsets, and how sure that one is."""
+    if onset_us > incident.onset_us or (onset_us == incident.onset_us and between_us is None):
+        return incident
+    return replace(incident, onset_us=onset_us, onset_between_us=between_us)
 
 
 def _written(
@@ -561,6 +583,7 @@ def _entry_to_json(entry: _Open) -> dict[str, Any]:
         "kind": str(incident.kind),
         "severity": str(incident.severity),
         "onset_us": incident.onset_us,
+        "onset_between_us": incident.onset_between_us,
         "opened_us": incident.opened_us,
         "baseline_id": incident.baseline_id,
         "summary": incident.summary,
@@ -586,6 +609,7 @@ def _entry_from_json(line: LineKey, state: Mapping[str, Any]) -> _Open:
         kind=IncidentKind(state["kind"]),
         severity=Severity(state["severity"]),
         onset_us=state["onset_us"],
+        onset_between_us=None if state["onset_between_us"] is None else (*state["onset_between_us"],),
         opened_us=state["opened_us"],
         closed_us=None,
         subjects=tuple(subjects[name].evidence for name in state["ranked"]),

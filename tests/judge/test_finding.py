@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.special import ndtr
 
 from stream_monitor.judge.baseline import Baseline, Reading, build
 from stream_monitor.judge.charts import BAD, LOCATION, SHAPE, SPREAD, Charts, Found, Ranks, Unit
@@ -254,7 +255,8 @@ def test_the_onset_is_the_event(start: int) -> None:
     codes = draw.integers(0, MAIN, 128, dtype=np.uint16)
     codes[start:] = ABOVE
     found = stage.made(codes, scale=64, chart=LOCATION)
-    assert onset_of(found, stage.baseline.profile.counts[AGE], is_numeric=True) == start * SECOND
+    first, likeliest, last = onset_of(found, stage.baseline.profile.counts[AGE], is_numeric=True)
+    assert first <= likeliest == start * SECOND <= last
 
 
 def test_the_onset_is_the_likeliest() -> None:
@@ -266,7 +268,7 @@ def test_the_onset_is_the_likeliest() -> None:
     old = (stage.baseline.profile.counts[CHANNEL, :3] + 0.5) / (20_000 + 19)
     new = (np.bincount(codes[64:], minlength=3) + 0.5) / (64 + 19)
     sums = [float(np.log(new / old)[codes[start:]].sum()) for start in range(128)]
-    onset = onset_of(found, stage.baseline.profile.counts[CHANNEL], is_numeric=False) // SECOND
+    onset = onset_of(found, stage.baseline.profile.counts[CHANNEL], is_numeric=False)[1] // SECOND
     assert sums[onset] == pytest.approx(max(sums))
     assert 50 <= onset <= 75
 
@@ -277,5 +279,23 @@ def test_of_windows_longer_than_the_memory_the_start_is_told() -> None:
     codes = np.full(1_024, 100, np.uint16)
     times = np.arange(1_024, dtype=np.int64) * SECOND
     found = Found(Unit(AGE, False), 9 * SECOND, 3, False, LOCATION, 2_048, 77, 5.0, 4.0, codes, times)
-    assert onset_of(found, stage.baseline.profile.counts[AGE], is_numeric=True) == 77
+    assert onset_of(found, stage.baseline.profile.counts[AGE], is_numeric=True)[:2] == (77, 77)
     assert stage.case(found).evidence.samples == 1_024
+
+
+def test_the_interval_of_an_onset_holds_it() -> None:
+    """A shift of one deviation in a window of 64: the true onset lies within in 17 of 20 runs, and not by width alone."""
+    draw, baseline = np.random.default_rng(12), np.zeros(BINS, np.int64)
+    baseline[:MAIN] = 1_000
+    held, widths = [], []
+    for _ in range(300):
+        z = draw.standard_normal(128)
+        z[72:] += 1
+        code = np.minimum(ndtr(z) * MAIN, MAIN - 1).astype(np.uint16)
+        found = Found(Unit(0, False), 127, 127, chart="location", scale=64, codes=code, times=np.arange(128))
+        first, likeliest, last = onset_of(found, baseline, is_numeric=True)
+        assert first <= likeliest <= last
+        held.append(first <= 72 <= last)
+        widths.append(last - first)
+    assert np.mean(held) >= 0.85
+    assert np.median(widths) <= 30
