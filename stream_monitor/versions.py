@@ -16,11 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import zstandard
 
 from stream_monitor.baselines import reading_of
 from stream_monitor.config import duration_text
-from stream_monitor.errors import StateError
 from stream_monitor.judge import baseline as baselines
 from stream_monitor.judge.baseline import Baseline, Reading
 from stream_monitor.judge.calibrate import LABELS_SHARE, Budget
@@ -31,7 +29,7 @@ from stream_monitor.judge.incident import IncidentBook, group_of
 from stream_monitor.judge.onset import estimate_onset
 from stream_monitor.judge.season import PERIODS
 from stream_monitor.judge.verdicts import Span, score_window
-from stream_monitor.judge.watch import Watch, delta_of, rows_of
+from stream_monitor.judge.watch import Watch, compressed, decompressed, delta_of, rows_of
 from stream_monitor.judge.wording import describe
 from stream_monitor.publish.log import fields
 from stream_monitor.records import (
@@ -580,7 +578,7 @@ class Line:
             return
         store, group = self.engine.store, f"watch/{self.number}"
         rows = b"".join(struct.pack("<I", len(part)) + part for part in self._unwritten)
-        delta = zstandard.ZstdCompressor(level=1).compress(rows)
+        delta = compressed(rows)
         patience = 1 + self.number % 16 / 32
         is_small = sum(self._deltas) + len(delta) < DELTA_BYTES * patience and len(self._deltas) < DELTAS * patience
         if self._deltas and is_small:
@@ -588,7 +586,7 @@ class Line:
             self._deltas.append(len(delta))
         else:
             store.drop_states(group, [str(k) for k in range(1, len(self._deltas))])
-            store.put_states(group, {"0": zstandard.ZstdCompressor(level=1).compress(self.watch.to_bytes())})
+            store.put_states(group, {"0": compressed(self.watch.to_bytes())})
             self._deltas = [0]
         self._unwritten = []
 
@@ -603,11 +601,11 @@ class Line:
         stored = self.engine.store.states(f"watch/{self.number}")
         if self.watch is None or "0" not in stored:
             return
-        self.watch.restore(_decompressed(stored["0"]))
+        self.watch.restore(decompressed(stored["0"]))
         self._deltas = [0]
         for k in range(1, len(stored)):
             self._deltas.append(len(stored[str(k)]))
-            rows, at = _decompressed(stored[str(k)]), 0
+            rows, at = decompressed(stored[str(k)]), 0
             while at < len(rows):
                 (size,) = struct.unpack_from("<I", rows, at)
                 code, id_hi, id_lo, times = rows_of(rows[at + 4 : at + 4 + size])
@@ -929,13 +927,6 @@ class Version:
             store.put_states(f"learning/{self.index}", {str(self._learning_saved): merged.to_bytes()})
             self._learning[self._learning_saved :] = [merged]
             self._learning_saved += 1
-
-
-def _decompressed(body: bytes) -> bytes:
-    try:
-        return zstandard.decompress(body)
-    except zstandard.ZstdError as error:
-        raise StateError(f"the stored rows of the charts are damaged: {error}") from error
 
 
 def _broad(counts: Ints) -> Ints:

@@ -25,7 +25,7 @@ named to put that generator's state back after a restart, so that the same value
 MET_IN: dict[str, tuple[str, ...]] = {
     "kafka": ("source/",),
     "confluent_kafka": ("source/",),
-    "zstandard": ("source/", "summarize/", "judge/baseline.py"),
+    "zstandard": ("source/", "summarize/", "judge/baseline.py", "judge/watch.py"),
     "prometheus_client": ("publish/",),
     "fastapi": ("publish/",),
     "starlette": ("publish/",),

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-from river import drift
 
 from stream_monitor.errors import StateError
 from stream_monitor.records import Floats, Ints
@@ -35,6 +34,13 @@ PAGE_HINKLEY_SLACK = 0.1
 PAGE_HINKLEY_LIMIT = 60.0
 KSWIN_ALPHA = 1e-5  # river's 0.005 fires every 800 updates on clean data
 KSWIN_SEED = 20261
+
+
+def _river() -> Any:
+    """river's detectors, loaded by those who watch errors or ask for them: 60 MB and a second that others need not spend."""
+    from river import drift
+
+    return drift
 
 
 class Detector(Protocol):
@@ -79,8 +85,7 @@ class Adwin:
     def reset(self) -> None:
         """Forget everything."""
         # river's wrapper costs as much as the update: its compiled half is used alone, and reset as the wrapper does.
-        make: Any = drift.ADWIN
-        self._window = make(delta=self._delta)._helper
+        self._window = _river().ADWIN(delta=self._delta)._helper
 
     def update(self, block: Floats) -> list[int]:
         """See `Detector.update`."""
@@ -121,7 +126,7 @@ class PageHinkley:
     _STATE = struct.Struct("<7d?")
 
     def __init__(self, *, slack: float = PAGE_HINKLEY_SLACK, limit: float = PAGE_HINKLEY_LIMIT) -> None:
-        self._detector: Any = drift.PageHinkley(delta=slack, threshold=limit, alpha=1.0)
+        self._detector: Any = _river().PageHinkley(delta=slack, threshold=limit, alpha=1.0)
 
     def reset(self) -> None:
         """Forget everything."""
@@ -159,7 +164,7 @@ class Kswin:
     name = "kswin"
 
     def __init__(self, *, alpha: float = KSWIN_ALPHA, seed: int = KSWIN_SEED) -> None:
-        self._detector: Any = drift.KSWIN(alpha=alpha, seed=seed)
+        self._detector: Any = _river().KSWIN(alpha=alpha, seed=seed)
 
     def reset(self) -> None:
         """Forget everything; the generator starts from its seed again."""
