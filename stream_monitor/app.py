@@ -147,6 +147,7 @@ class Monitor:
     _took: bool = True
     _crowded: frozenset[PartitionId] = frozenset()
     _commands: queue.Queue[tuple[Callable[[Engine], Any], Future[Any]]] = field(default_factory=queue.Queue)
+    _done: list[tuple[Future[Any], Any]] = field(default_factory=list)  # what was done and is not yet committed
 
     def run(self, stop: threading.Event) -> None:
         """Turn until told to stop or the source is read to its end; then write a last checkpoint."""
@@ -189,7 +190,7 @@ class Monitor:
             self.fetcher.pause(crowded)
 
     def ask(self, command: Callable[[Engine], Any]) -> Future[Any]:
-        """Have the loop do something with the engine, from another thread; it is committed with the next checkpoint."""
+        """Have the loop do something with the engine, from another thread; answered once it is committed and can be read."""
         answer: Future[Any] = Future()
         self._commands.put((command, answer))
         return answer
@@ -206,7 +207,8 @@ class Monitor:
         while not self._commands.empty():
             command, answer = self._commands.get_nowait()
             try:
-                answer.set_result(command(self.engine))
+                self._done.append((answer, command(self.engine)))
+                self._checkpoints.due = 0.0
             except Exception as error:  # handed to whoever asked, who waits for it
                 answer.set_exception(error)
 
@@ -227,6 +229,9 @@ class Monitor:
         release_memory()
         if self.on_checkpoint is not None:
             self.on_checkpoint(changed)
+        done, self._done = self._done, []
+        for answer, result in done:
+            answer.set_result(result)
 
     def finish(self) -> None:
         """The files are read: judge what is left, and commit."""
