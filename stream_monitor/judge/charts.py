@@ -424,19 +424,20 @@ class Charts:
 
     def _looks(self, sums: list[IntArray]) -> Iterator[_Look]:
         """Every (chart, scale) with the differences at its looks in these rows."""
-        n = len(sums[0]) - 1
         for c, total in enumerate(sums):
+            is_still = CHARTS[c] == BAD and bool((total[0] == total[-1]).all())
             for k, scale in enumerate(SCALES):
                 stride = max(1, scale // OVERLAP)
                 first = stride - self.events % stride
-                at = total[first::stride]
-                past = self._past[c][k]
-                joined = np.concatenate([past, at])
+                at, past = total[first::stride], self._past[c][k]
                 back = scale // stride
-                self._past[c][k] = joined[-back:]
-                if first <= n and len(joined) > back:
-                    difference = joined[back:] - joined[:-back]
-                    yield _Look(c, k, first + stride * (len(at) - len(difference)), stride, difference)
+                self._past[c][k] = at[-back:].copy() if len(at) >= back else np.concatenate([past, at])[-back:]
+                # Where nothing bad came for as long as the window there is nothing to see: the rule, not the exception.
+                if is_still and (past[0] == total[0]).all():
+                    continue
+                looks = len(past) + len(at) - back
+                if looks > 0:
+                    yield _Look(c, k, first + stride * (len(at) - looks), stride, _differences(past, at, looks))
 
     def _tick(self, index: NDArray[np.intp]) -> IntArray:
         """Cell sums (ticks + 1, F, CELLS) at the ends of ticks in these rows, the first row the last tick before."""
@@ -684,6 +685,16 @@ class _View:
             limit = float(limits.shape[k - len(SCALES) + len(SHAPE_SCALES), f])
             most = max(most, float(self.charts._chi_square(whole)[0, f]) / limit)
         return most
+
+
+def _differences(past: IntArray, at: IntArray, looks: int) -> IntArray:
+    """Each of the last `looks` sums of `past` and then `at` less the first, second, ... of them; without joining the two."""
+    out = np.empty((looks, at.shape[1]), at.dtype)
+    new = at[len(at) - looks :]
+    head = min(len(past), looks)
+    np.subtract(new[:head], past[:head], out=out[:head])
+    np.subtract(new[head:], at[: looks - head], out=out[head:])
+    return out
 
 
 def _extreme(which: np.ufunc, looks: NDArray[Any]) -> NDArray[Any]:
