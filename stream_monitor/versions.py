@@ -248,7 +248,8 @@ class Line:
     def _matters(self, found: Found) -> bool:
         """The second gate: an effect of practical size, and of a segment, one that its model does not show too."""
         case = self._case(found)
-        return case.evidence.effect >= self.book.minimum_effect and not self._is_told_of_the_whole(case, found)
+        is_small = case.evidence.effect < self.book.minimum_effect  # one that cannot be told is not small
+        return not is_small and not self._is_told_of_the_whole(case, found)
 
     def _case(self, found: Found) -> Case:
         assert self.baseline is not None
