@@ -195,6 +195,11 @@ class Monitor:
         self._commands.put((command, answer))
         return answer
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether somebody waits to read back what was done for them."""
+        return bool(self._done)
+
     def rest(self) -> None:
         """Nothing will come any more: do what is asked, and commit it."""
         now = self.clock()

@@ -142,7 +142,7 @@ class Service:
         if changed and self._on_incidents is not None:
             self._on_incidents(changed)
         now = time.monotonic()
-        if changed or now >= self._publishing.due:
+        if changed or self.monitor.is_asked or now >= self._publishing.due:
             self._publish()
             self._publishing.done(now, time.monotonic())
 
