@@ -13,9 +13,8 @@ from stream_monitor.config import Config
 from stream_monitor.judge import calibrate, hazard, power
 from stream_monitor.judge.baseline import Baseline
 from stream_monitor.judge.calibrate import LABELS_SHARE, Budget
-from stream_monitor.judge.charts import SCALES, Limits, Ranks
+from stream_monitor.judge.charts import SCALES, Limits
 from stream_monitor.judge.power import CHANGES, Change, Charted
-from stream_monitor.judge.season import PERIODS
 from stream_monitor.judge.watch import FIRST_MARK, Traffic, Watch
 from stream_monitor.records import Floats, Json
 
@@ -60,12 +59,8 @@ def of_baseline(baseline: Baseline, config: Config, *, events_per_second: float)
     data = 1 - LABELS_SHARE if has_labels else 1.0
     if config.model(baseline.model).segments:
         data /= 2
-    season, dependence = baseline.season, baseline.season_dependence
-    wanted = config.drift.seasonality
-    if wanted == "none" or season is None or not season.is_usable or len(season.rows) != PERIODS[wanted]:
-        season, dependence = None, baseline.dependence
-    watch = Watch(Ranks.of(baseline.profile), Budget.parse(config.drift.false_alarms), data, dependence, season,
-                  traffic=Traffic(rate=events_per_second))  # fmt: skip
+    budget, traffic = Budget.parse(config.drift.false_alarms), Traffic(rate=events_per_second)
+    watch = Watch.of(baseline, budget, data, seasonality=config.drift.seasonality, traffic=traffic)
     return _spending(watch, baseline, config, has_labels=has_labels)
 
 

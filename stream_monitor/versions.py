@@ -22,7 +22,7 @@ from stream_monitor.config import duration_text
 from stream_monitor.judge import baseline as baselines
 from stream_monitor.judge.baseline import Baseline, Reading
 from stream_monitor.judge.calibrate import LABELS_SHARE, Budget
-from stream_monitor.judge.charts import Found, Ranks
+from stream_monitor.judge.charts import Found
 from stream_monitor.judge.detectors import DetectorBank
 from stream_monitor.judge.finding import Case, case_of, kind_of
 from stream_monitor.judge.incident import IncidentBook, group_of
@@ -156,17 +156,15 @@ class Line:
             share /= 2
         if not self.is_whole:
             share /= len(keys) if budget.events is not None else config.limits.segments
-        ranks, wanted = Ranks.of(baseline.profile), config.drift.seasonality
-        season = baseline.season
-        if wanted != "none" and season is not None and season.is_usable and len(season.rows) == PERIODS[wanted]:
-            return Watch(ranks, budget, share, baseline.season_dependence, season)
-        if wanted != "none" and self.is_whole:
+        wanted, season = config.drift.seasonality, baseline.season
+        watch = Watch.of(baseline, budget, share, seasonality=wanted)
+        if wanted != "none" and watch.season is None and self.is_whole:
             log.warning(
                 "baseline_without_rhythm",
                 extra=fields(model=self.key.model, version=self.key.version, seasonality=wanted,
                        hours_covered=0 if season is None else season.covered, hours=PERIODS[wanted]),
             )  # fmt: skip
-        return Watch(ranks, budget, share, baseline.dependence)
+        return watch
 
     # -- folding ---------------------------------------------------------------------------------
 

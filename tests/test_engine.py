@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,43 @@ def test_partitions_merge_to_the_same_incidents(tmp_path: Path) -> None:
     assert {incident["kind"] for incident in alone} == {"baseline_missing", "data_drift"}
     assert incidents_over(2, tmp_path) == alone
     assert incidents_over(7, tmp_path) == alone
+
+
+def test_charts_begin_anew_with_a_promoted_baseline_also_after_a_restart(tmp_path: Path) -> None:
+    """What was stored of the charts of the baseline before is not taken up beside those of the new one."""
+    rng = np.random.default_rng(5)
+    bodies = [
+        json.dumps(
+            {"inference_id": f"i{n}", "model": "m", "timestamp": START + n * 0.1, "features": {"a": value}}
+        ).encode()
+        for n, value in enumerate(rng.normal(0, 1, 1500).tolist())
+    ]
+    partition = PartitionId(Stream.INFERENCE, "t", 0)
+    source = MemorySource([Binding(Stream.INFERENCE, "t")], partitions=1)
+    source.start({})
+    config, path = parse(CONFIG, {}), tmp_path / "state.duckdb"
+    store = Store(path)
+    engine, decoder = Engine(config, store), make_decoder(config)
+    for k in range(0, 1500, 100):
+        if k == 1000:
+            version = engine.versions[0]
+            assert version.baseline is not None
+            version.promote(replace(version.baseline, source="again"), now_us=engine.sealed_us)
+        source.extend(partition, bodies[k : k + 100])
+        for batch in decode_poll(decoder, source.poll(5000, 0.0)):
+            engine.offer(batch)
+        engine.step(0.0, seal_now=True)
+        engine.checkpoint()
+    watch = engine.versions[0].whole().watch
+    assert watch is not None
+    told = watch.to_bytes()
+    store.close()
+    again = Engine(config, store := Store(path))
+    resumed = again.versions[0].whole().watch
+    assert resumed is not None
+    assert resumed.charts.events == watch.charts.events < 520
+    assert resumed.to_bytes() == told
+    store.close()
 
 
 def test_fixed_thresholds_open_what_the_budget_would_not(tmp_path: Path) -> None:

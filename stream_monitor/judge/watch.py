@@ -12,10 +12,11 @@ import zstandard
 
 from stream_monitor.errors import StateError
 from stream_monitor.judge import calibrate, hazard
+from stream_monitor.judge.baseline import Baseline
 from stream_monitor.judge.calibrate import Budget
 from stream_monitor.judge.charts import Charts, Found, Ranks
 from stream_monitor.judge.dependence import Dependence
-from stream_monitor.judge.season import Season
+from stream_monitor.judge.season import PERIODS, Season
 from stream_monitor.records import MICROSECONDS, Floats, Hashes, Ints
 from stream_monitor.summarize.profile import BinCodes
 
@@ -80,6 +81,16 @@ class Watch:
     def __post_init__(self) -> None:
         inflation, freedom = self._factors()
         self.charts = Charts(self._judged, inflation, freedom, self.hazard())
+
+    @classmethod
+    def of(
+        cls, baseline: Baseline, budget: Budget, share: float, *, seasonality: str, traffic: Traffic | None = None
+    ) -> Watch:
+        """Of a baseline; its rhythm is taken out where one is wanted and the baseline covers it (`season` says so)."""
+        season, dependence = baseline.season, baseline.season_dependence
+        if seasonality == "none" or season is None or not season.is_usable or len(season.rows) != PERIODS[seasonality]:
+            season, dependence = None, baseline.dependence
+        return cls(Ranks.of(baseline.profile), budget, share, dependence, season, traffic=traffic or Traffic())
 
     @property
     def _judged(self) -> Ranks:
