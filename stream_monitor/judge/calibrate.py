@@ -72,7 +72,8 @@ class Budget:
 
         Four fifths of the budget go to data, in equal parts to the `windows` window lengths; a length spends its part
         over the windows that end while the budget's period passes, and each window over its `tests`: statistics over
-        all subjects, segments and references. `rows` in the window matter to a budget counted in events.
+        all subjects, segments and references. `rows` in the window matter to a budget counted in events. What opens
+        incidents of features and predictions are the charts, to which the same part is given; windows size what they find.
         """
         return self._share(1 - LABELS_SHARE, window_seconds / windows, rows / windows, tests)
 
