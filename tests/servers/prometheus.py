@@ -49,7 +49,7 @@ class Alertmanager:
             "--cluster.listen-address=",  # no gossip: alone, and no second port
         ]
         self._process = Process(command, self._folder / "alertmanager.log")
-        self._process.wait_until(lambda: _answers(f"{self.url}/-/ready"), seconds=30)
+        self._process.wait_until(lambda: _answers(f"{self.url}/-/ready"), seconds=90)
 
     def stop(self) -> None:
         """End it; may be called twice."""
@@ -102,7 +102,7 @@ class Prometheus:
             "--rules.alert.resend-delay=2s",
         ]
         self._process = Process(command, self._folder / "prometheus.log")
-        self._process.wait_until(self._is_ready, seconds=30)
+        self._process.wait_until(self._is_ready, seconds=90)
 
     def stop(self) -> None:
         """End it; may be called twice."""

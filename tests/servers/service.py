@@ -47,7 +47,7 @@ class MonitorProcess:
     def _end(self, number: signal.Signals) -> int:
         assert self._process is not None
         self._process.send_signal(number)
-        return self._process.wait(timeout=30)
+        return self._process.wait(timeout=60)
 
     @property
     def running(self) -> bool:
@@ -61,7 +61,7 @@ class MonitorProcess:
         except (urllib.error.URLError, OSError, ValueError):
             return None
 
-    def wait_until(self, holds: Callable[[Any], bool], *, path: str = "summary", seconds: float = 60.0) -> Any:
+    def wait_until(self, holds: Callable[[Any], bool], *, path: str = "summary", seconds: float = 180.0) -> Any:
         """The answer of the API once it is as wanted; AssertionError with the log's end when it takes too long."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:

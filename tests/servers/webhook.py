@@ -52,7 +52,7 @@ class Webhook:
         with self._arrived:
             return tuple(self._posts)
 
-    def wait_for(self, wanted: int | Callable[[Post], bool], *, seconds: float = 30.0) -> tuple[Post, ...]:
+    def wait_for(self, wanted: int | Callable[[Post], bool], *, seconds: float = 90.0) -> tuple[Post, ...]:
         """Every post once there are `wanted` of them, or once one satisfies `wanted`; raises TimeoutError."""
         deadline = time.monotonic() + seconds
         with self._arrived:

@@ -136,7 +136,7 @@ class TestKafka:
         with pytest.raises(PeerError) as raised:
             write()
         assert raised.value.exit_code == 4
-        assert time.monotonic() - before < 6
+        assert time.monotonic() - before < 30
 
     def test_with_credentials(self, kafka_tls: Kafka, make_sink: MakeSink) -> None:
         """The producer is let in with what lets the consumer in."""

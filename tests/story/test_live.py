@@ -117,7 +117,7 @@ def test_a_drift_reaches_a_person_once_and_is_taken_back(
         assert not webhook.posts
 
         stream.send(90, drifted=True)
-        posts = webhook.wait_for(lambda post: is_about(post.json(), "firing"), seconds=60)
+        posts = webhook.wait_for(lambda post: is_about(post.json(), "firing"), seconds=180)
         stream.send(60, drifted=True)
         firing = [post.json() for post in posts if is_about(post.json(), "firing")]
         assert len(firing) == 1
@@ -129,7 +129,7 @@ def test_a_drift_reaches_a_person_once_and_is_taken_back(
         assert [s["name"] for s in drift[0]["subjects"]] == ["income"]
 
         stream.send(150, drifted=False)
-        webhook.wait_for(lambda post: is_about(post.json(), "resolved"), seconds=60)
+        webhook.wait_for(lambda post: is_about(post.json(), "resolved"), seconds=180)
         told = [[(a["status"], a["labels"], a["startsAt"]) for a in post.json()["alerts"]] for post in webhook.posts]
         assert [[alert[0] for alert in alerts] for alerts in told] == [["firing"], ["resolved"]], told
         closed = [i for i in monitor.get("incidents?state=closed") if i["kind"] == "data_drift"]

@@ -47,7 +47,7 @@ def configuration(kafka: Kafka, topic: str) -> dict[str, Any]:
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     """A command of the program; its output."""
     return subprocess.run(
-        [sys.executable, "-m", "stream_monitor.cli", *arguments], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "stream_monitor.cli", *arguments], capture_output=True, text=True, timeout=180
     )
 
 
