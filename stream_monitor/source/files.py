@@ -258,8 +258,11 @@ def _object(tree: Tree, types: Mapping[str, str]) -> str:
                 f"then {column}::json else to_json({column}) end"
             )
         elif types[value] in ("DOUBLE", "FLOAT"):
-            # JSON has no literal for these in DuckDB's writer; decode reads NaN and Infinity as what they are.
-            column = f"case when isfinite({column}) then to_json({column}) else ({column})::varchar::json end"
+            # DuckDB writes no infinity as JSON, and a NaN by its sign (`-nan`): decode reads the literals, null is missing.
+            column = (
+                f"case when isfinite({column}) then to_json({column}) "
+                f"when isinf({column}) then ({column})::varchar::json end"
+            )
         parts += [_quoted(key), column]
     return f"json_object({', '.join(parts)})"
 
