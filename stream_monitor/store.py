@@ -30,11 +30,16 @@ from stream_monitor.records import Ints, PartitionId, Stream
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _DAY_US = 86_400_000_000
 
-_TABLES = """
+_OUTBOX = """
+create table outbox (number bigint, target varchar, id varchar, model varchar, written_us bigint, body varchar);
+"""
+"""What has to be told and was not acknowledged yet: a row for each event and target, `number` in the order of events."""
+
+_TABLES = f"""
 create table meta (key varchar primary key, value varchar);
 create table partitions (stream varchar, topic varchar, number integer, position bigint, highest_us bigint,
     suspects varchar, primary key (stream, topic, number));
@@ -42,10 +47,10 @@ create table counters (name varchar, labels varchar, value bigint, primary key (
 create table states (kind varchar, key varchar, value blob, primary key (kind, key));
 create table incidents (id varchar primary key, opened_us bigint, closed_us bigint, model varchar, version varchar,
     kind varchar, severity varchar, body varchar);
-"""
+{_OUTBOX}"""
 
-MIGRATIONS: Mapping[int, str] = {}
-"""SQL that takes the file from version k to k + 1. None yet: version 1 is the first."""
+MIGRATIONS: Mapping[int, str] = {1: _OUTBOX}
+"""SQL that takes the file from version k to k + 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +302,35 @@ class Store:
     def incident_bodies(self) -> list[str]:
         """Every incident's JSON, in the order they were opened."""
         return [r[0] for r in self._connection.execute("select body from incidents order by opened_us, id").fetchall()]
+
+    def closed_bodies(self, ids: Sequence[str]) -> list[str]:
+        """The JSON of those of these incidents that are closed, in the order they were opened."""
+        if not ids:
+            return []
+        rows = self._connection.execute(
+            "select body from incidents where list_contains(?, id) and closed_us is not null order by opened_us, id",
+            [list(ids)],
+        ).fetchall()
+        return [str(row[0]) for row in rows]
+
+    def open_bodies(self) -> list[str]:
+        """The JSON of every incident that is open."""
+        found = "select body from incidents where closed_us is null order by opened_us, id"
+        return [str(row[0]) for row in self._connection.execute(found).fetchall()]
+
+    def put_outbox(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Add what has to be told: number, target, id, model, written_us, body."""
+        for row in rows:
+            self._connection.execute("insert into outbox values (?, ?, ?, ?, ?, ?)", list(row))
+
+    def outbox(self) -> list[tuple[Any, ...]]:
+        """Everything that waits to be told, in the order of the numbers."""
+        return self._connection.execute("select * from outbox order by number, target").fetchall()
+
+    def drop_outbox(self, keys: Iterable[tuple[int, str]]) -> None:
+        """Forget rows by (number, target): they were told, or never will be."""
+        for key in keys:
+            self._connection.execute("delete from outbox where number = ? and target = ?", list(key))
 
     # -- shelves ---------------------------------------------------------------------------------
 

@@ -191,6 +191,28 @@ def test_an_older_file_goes_forward_after_a_backup(tmp_path: Path, monkeypatch: 
     Store(path).close()  # and opens as what it is now
 
 
+def test_a_file_of_the_first_version_gets_an_outbox(tmp_path: Path) -> None:
+    """What it holds stays, and it can be written as a new one can."""
+    path = tmp_path / "state.duckdb"
+    store = Store(path)
+    store.set_meta("kept", "1")
+    store.commit()
+    store.close()
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("drop table outbox")
+    set_schema(path, 1)
+    store = Store(path)
+    assert store.meta("kept") == "1"
+    store.put_outbox([(2, "b", "id-2", "m", 5, "{}"), (1, "b", "id-1", "m", 4, "{}"), (1, "a", "id-1", "m", 4, "{}")])
+    store.commit()
+    store.drop_outbox([(1, "b")])
+    assert store.outbox() == [(1, "a", "id-1", "m", 4, "{}"), (2, "b", "id-2", "m", 5, "{}")]
+    store.close()
+    again = Store(path)
+    assert len(again.outbox()) == 3
+    again.close()
+
+
 def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of a step is no step: StateError, and the file still opens with the program that wrote it."""
     path = tmp_path / "state.duckdb"
