@@ -6,6 +6,7 @@ problem at once with its path and, for an unknown key, the nearest valid name.
 
 from __future__ import annotations
 
+import base64
 import difflib
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -23,12 +25,13 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
 
 from stream_monitor.errors import UsageError
-from stream_monitor.records import Binding, Stream
+from stream_monitor.records import Binding, IncidentKind, Severity, Stream
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SIZES = {"B": 1, "kB": 1_000, "KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
@@ -85,8 +88,17 @@ def _address(text: str) -> str:
 
 
 def _url(text: str) -> str:
-    if not re.fullmatch(r"https?://[^\s/]+\S*", text):
+    if not re.fullmatch(r"https?://[^\s/]+[!-~]*", text):
         raise ValueError("write an address that begins with http:// or https://")
+    found = urlsplit(text)
+    try:
+        is_whole = found.hostname and found.port != 0
+    except ValueError:  # a port that is none
+        is_whole = False
+    if not is_whole:
+        raise ValueError("this address names no host or no port that can be")
+    if found.username is not None or found.password is not None:
+        raise ValueError("an address with a user name or password in it would be printed: sign with a secret instead")
     return text
 
 
@@ -288,11 +300,59 @@ class Limits(_Part):
     record_bytes: Size = 10_000_000
 
 
-class WebhookConfig(_Part):
-    """One address that is told of incidents."""
+Kinds = Annotated[tuple[Annotated[IncidentKind, Field(strict=False)], ...], BeforeValidator(_sequence)]
+Severities = Annotated[tuple[Annotated[Severity, Field(strict=False)], ...], BeforeValidator(_sequence)]
 
-    url: Annotated[str, AfterValidator(_url)]
+
+class WebhookConfig(_Part):
+    """One address that is told of incidents; of all of them where no list says which."""
+
+    url: Annotated[str, AfterValidator(_url), Field(repr=False)]  # many an address is a secret itself
     secret: SecretStr | None = None
+    secret_file: Path | None = Field(default=None, strict=False, description="read instead of `secret`")
+    ca_file: Path | None = Field(default=None, strict=False)
+    timeout: Annotated[Duration, Field(le=300)] = 10
+    kinds: Kinds = ()
+    severities: Severities = ()
+    models: Annotated[tuple[Name, ...], BeforeValidator(_sequence)] = ()
+
+    @field_validator("secret")
+    @classmethod
+    def _readable(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None:
+            signing_key(secret.get_secret_value())
+        return secret
+
+    @property
+    def key(self) -> bytes | None:
+        """What deliveries are signed with; None: they are not."""
+        return None if self.secret is None else signing_key(self.secret.get_secret_value())
+
+    def wants(self, *, model: str, kind: str, severity: str) -> bool:
+        """Whether it is told of such an incident."""
+        return (
+            (not self.models or model in self.models)
+            and (not self.kinds or kind in self.kinds)
+            and (not self.severities or severity in self.severities)
+        )
+
+
+def signing_key(secret: str) -> bytes:
+    """The key of a webhook's secret: after `whsec_` base64, as the Standard Webhooks libraries write it; else its text.
+
+    Raises ValueError, which does not repeat the secret.
+    """
+    if not secret:
+        raise ValueError("this secret is empty")
+    if not secret.startswith("whsec_"):
+        return secret.encode()
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        key = b""
+    if not key:
+        raise ValueError("what follows whsec_ must be base64")
+    return key
 
 
 class PublishConfig(_Part):
@@ -300,8 +360,17 @@ class PublishConfig(_Part):
 
     http: Annotated[str, AfterValidator(_address)] = "127.0.0.1:9464"
     token_file: Path | None = Field(default=None, strict=False)
-    drift_topic: str | None = None
+    drift_topic: Annotated[str, Field(min_length=1)] | None = None
     webhooks: tuple[WebhookConfig, ...] = Field(default=(), strict=False)
+    event_source: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[!-~]+$")] = "/stream-monitor"
+    give_up_after: Duration = 86_400
+
+    @model_validator(mode="after")
+    def _told_once(self) -> PublishConfig:
+        urls = [webhook.url for webhook in self.webhooks]
+        if len(set(urls)) < len(urls):
+            raise _ConflictError("webhooks: an address stands there twice", "webhooks")
+        return self
 
     @property
     def host(self) -> str:
@@ -452,6 +521,8 @@ def _without(body: Any, where: Sequence[int | str]) -> Any:
 def _with_secrets(config: Config) -> tuple[Config, list[str]]:
     """The configuration with the secrets that lie in files, and what is wrong with the files it names."""
     problems = [f"{where}: there is no file {path}" for where, path in _named_files(config) if not path.is_file()]
+    config, unread = _with_webhook_secrets(config)
+    problems += unread
     security = config.source.security
     if security is None or security.password_file is None:
         return config, problems
@@ -463,6 +534,25 @@ def _with_secrets(config: Config) -> tuple[Config, list[str]]:
     return config.model_copy(update={"source": source}), problems
 
 
+def _with_webhook_secrets(config: Config) -> tuple[Config, list[str]]:
+    problems: list[str] = []
+    webhooks = list(config.publish.webhooks)
+    for number, webhook in enumerate(webhooks):
+        if webhook.secret_file is None:
+            continue
+        try:
+            secret = webhook.secret_file.read_text(encoding="utf-8").strip()
+            signing_key(secret)
+        except (OSError, ValueError) as error:
+            # A file that is no text fails with a part of its bytes.
+            words = "it is no text" if isinstance(error, UnicodeDecodeError) else error
+            problems.append(f"publish.webhooks[{number}].secret_file: {words}")
+            continue
+        webhooks[number] = webhook.model_copy(update={"secret": SecretStr(secret)})
+    publish = config.publish.model_copy(update={"webhooks": tuple(webhooks)})
+    return config.model_copy(update={"publish": publish}), problems
+
+
 def _named_files(config: Config) -> Iterator[tuple[str, Path]]:
     """(path of the key, file) of every file that must be there; a baseline may be a folder."""
     for model, known in config.models.items():
@@ -470,6 +560,9 @@ def _named_files(config: Config) -> Iterator[tuple[str, Path]]:
             yield f"models.{model}.baseline", known.baseline
     if config.publish.token_file is not None:
         yield "publish.token_file", config.publish.token_file
+    for number, webhook in enumerate(config.publish.webhooks):
+        if webhook.ca_file is not None:
+            yield f"publish.webhooks[{number}].ca_file", webhook.ca_file
     if config.source.security is not None:
         for key in ("ca_file", "cert_file", "key_file"):
             path: Path | None = getattr(config.source.security, key)

@@ -175,6 +175,27 @@ def test_sizes_are_decimal() -> None:
         ({"publish": {"http": "localhost:99999"}}, "publish.http: write an address like 127.0.0.1:9464"),
         ({"publish": {"webhooks": [{"url": "file:///etc"}]}},
          "publish.webhooks[0].url: write an address that begins with http:// or https://"),
+        *[({"publish": {"webhooks": [{"url": url}]}}, f"publish.webhooks[0].url: {words}") for url, words in (
+            ("http://a:port/", "this address names no host or no port that can be"),
+            ("http://a:99999/", "this address names no host or no port that can be"),
+            ("https://:80/", "this address names no host or no port that can be"),
+            ("http://a/ü", "write an address that begins with http:// or https://"),
+            ("http://a/\r\nHost: b", "write an address that begins with http:// or https://"),
+            ("https://me:hunter2@a/", "an address with a user name or password in it would be printed: "
+                                      "sign with a secret instead"),
+        )],
+        ({"publish": {"webhooks": [{"url": "http://a"}, {"url": "http://a"}]}},
+         "publish: webhooks: an address stands there twice"),
+        ({"publish": {"webhooks": [{"url": "http://a", "secret": "whsec_?"}]}},
+         "publish.webhooks[0].secret: what follows whsec_ must be base64"),
+        ({"publish": {"webhooks": [{"url": "http://a", "secret": ""}]}},
+         "publish.webhooks[0].secret: this secret is empty"),
+        ({"publish": {"webhooks": [{"url": "http://a", "severities": ["bad"]}]}},
+         "publish.webhooks[0].severities[0]: Input should be 'critical', 'warning' or 'info'"),
+        ({"publish": {"webhooks": [{"url": "http://a", "ca_file": "./not-there"}]}},
+         "publish.webhooks[0].ca_file: there is no file not-there"),
+        ({"publish": {"event_source": "my monitor"}},
+         "publish.event_source: String should match pattern '^[!-~]+$'"),
         ({"state": "${HOME_OF_STATE}"}, "state: the environment has no HOME_OF_STATE"),
         ({"publish": {"http": "${ADDRESS}"}}, "publish.http: the environment has no ADDRESS"),
     ],
@@ -220,6 +241,31 @@ def test_secrets_come_from_files_and_are_never_shown(tmp_path: Path) -> None:
     assert "hunter2" not in " ".join(problems(body))
     [problem] = problems({"source": {"security": SASL | {"password_file": str(tmp_path / "none")}}})
     assert problem.startswith("source.security.password_file: ")
+
+
+def test_secrets_of_webhooks_come_from_files_too(tmp_path: Path) -> None:
+    """They are never shown, and a file that holds none is a problem with its path."""
+    (tmp_path / "secret").write_text("whsec_aHVudGVyMg==\n", encoding="utf-8")
+    hooks = [
+        {"url": "https://a/hunter2", "secret_file": str(tmp_path / "secret"), "severities": ["critical"]},
+        {"url": "https://b", "secret": "${SECRET}", "kinds": ["data_drift", "data_loss"], "models": [7]},
+    ]
+    config = parse({"publish": {"webhooks": hooks}}, {"SECRET": "hunter2"})
+    assert [hook.key for hook in config.publish.webhooks] == [b"hunter2", b"hunter2"]
+    assert "hunter2" not in repr(config)
+    assert "aHVudGVyMg" not in repr(config)
+    first, second = config.publish.webhooks
+    assert first.wants(model="any", kind="volume", severity="critical")
+    assert not first.wants(model="any", kind="volume", severity="warning")
+    assert second.wants(model="7", kind="data_loss", severity="info")
+    assert not second.wants(model="8", kind="data_loss", severity="info")
+    assert not second.wants(model="7", kind="volume", severity="info")
+    for name, content in (("empty", b""), ("bad", b"whsec_hunter2!"), ("binary", b"hunter2\xff"), ("none", None)):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        [problem] = problems({"publish": {"webhooks": [{"url": "https://a", "secret_file": str(tmp_path / name)}]}})
+        assert problem.startswith("publish.webhooks[0].secret_file: ")
+        assert "hunter2" not in problem
 
 
 @pytest.mark.parametrize(
