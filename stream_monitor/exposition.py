@@ -15,6 +15,7 @@ from stream_monitor.budgets import worst_shifts
 from stream_monitor.config import duration_text
 from stream_monitor.engine import Engine
 from stream_monitor.judge.performance import metrics
+from stream_monitor.machine import Machine
 from stream_monitor.publish.collector import Publisher
 from stream_monitor.publish.snapshot import Distribution, LabelValues, Snapshot
 from stream_monitor.records import MICROSECONDS, Score, Stream
@@ -42,6 +43,7 @@ class Service:
     checkpoint_unix_seconds: float | None = None
     checkpoints: Distribution | None = None
     dead_letters: int = 0
+    machine: Machine | None = None
 
 
 def snapshot(engine: Engine, service: Service) -> Snapshot:
@@ -80,11 +82,20 @@ def _service(engine: Engine, service: Service, samples: Samples) -> None:
     if service.checkpoint_unix_seconds is not None:
         samples["checkpoint_timestamp_seconds"] = [((), service.checkpoint_unix_seconds)]
     samples["state_bytes"] = [((), engine.store.size_bytes())]
+    if service.machine is not None:
+        _machine(service.machine, samples)
     samples["rows_open"] = [((), sum(version.open_rows() for version in engine.versions.values()))]
     samples["rows_parked"] = [((), engine.flow.parked_rows())]
     samples["join_backlog_labels"] = [((), engine.truth.pending_labels())]
     samples["dead_letters_total"] = [((), service.dead_letters)]
     samples["reject_storm"] = [((str(s),), float(storm.raging)) for s, storm in engine.storms.items()]
+
+
+def _machine(machine: Machine, samples: Samples) -> None:
+    samples["state_disk_bytes"] = [((), machine.disk)]
+    samples["state_disk_free_bytes"] = [((), machine.disk_free)]
+    if machine.memory_limit is not None:
+        samples["memory_limit_bytes"] = [((), machine.memory_limit)]
 
 
 def _flow(engine: Engine, samples: Samples) -> None:
@@ -132,6 +143,9 @@ def _version(engine: Engine, index: int, version: Version, samples: Samples) -> 
     key = (version.key.model, version.key.version)
     ledger = engine.truth.ledger
     samples["model_info"].append(((version.key.model, version.model.team or ""), 1))
+    for metric, objective in version.model.objectives.items():
+        bound = "at_least" if objective.strip().startswith(">") else "at_most"
+        samples["performance_objective"].append(((version.key.model, metric, bound), float(objective.strip(" <>="))))
     if version.baseline is not None:
         provisional = "true" if version.baseline.provisional else "false"
         samples["baseline_info"].append(((*key, version.baseline.id, provisional), 1))
@@ -146,14 +160,19 @@ def _segment(line: Line) -> str:
 
 
 def _incidents(line: Line, samples: Samples) -> None:
+    active, effect = samples["incident_active"], samples["incident_effect"]
+    head: LabelValues = (line.key.model, line.key.version)
+    if not line.is_whole:
+        active, effect = samples["segment_incident_active"], samples["segment_incident_effect"]
+        head = (*head, _segment(line))
     for incident in line.book.open_incidents:
+        onset = ((line.key.model, line.key.version, incident.id), incident.onset_us / MICROSECONDS)
+        samples["incident_onset_timestamp_seconds"].append(onset)
         for evidence in incident.subjects:
-            tail = (str(incident.kind), evidence.name, str(incident.severity), incident.id)
-            if line.is_whole:
-                samples["incident_active"].append(((line.key.model, line.key.version, *tail), 1))
-            else:
-                head = (line.key.model, line.key.version, _segment(line))
-                samples["segment_incident_active"].append(((*head, *tail), 1))
+            labels = (*head, str(incident.kind), evidence.name, str(incident.severity), incident.id)
+            active.append((labels, 1))
+            if np.isfinite(evidence.effect):  # a size that cannot be told is left out, the subject is not
+                effect.append((labels, evidence.effect))
 
 
 def _budget(line: Line, samples: Samples) -> None:

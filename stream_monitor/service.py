@@ -16,6 +16,7 @@ from stream_monitor.engine import Engine, Refused
 from stream_monitor.errors import PeerError, UsageError
 from stream_monitor.exposition import Service as ServiceFigures
 from stream_monitor.exposition import snapshot
+from stream_monitor.machine import look
 from stream_monitor.publish.catalogue import CHECKPOINT_BUCKETS
 from stream_monitor.publish.collector import Publisher
 from stream_monitor.publish.http import Server, create_app
@@ -154,6 +155,7 @@ class Service:
             checkpoint_unix_seconds=time.time(),
             checkpoints=Distribution(tuple(self._durations), self._duration_total),
             dead_letters=self._sent,
+            machine=look(self.config.state),
         )
         self.publisher.publish(snapshot(self.engine, figures))
 

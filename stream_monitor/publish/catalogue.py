@@ -77,6 +77,9 @@ _SERVICE = (
     Metric("checkpoint_duration_seconds", "histogram", "Time a checkpoint took.", (), Priority.SERVICE, "seconds",
            CHECKPOINT_BUCKETS),
     _gauge("state_bytes", "Size of the state file.", unit="bytes"),
+    _gauge("state_disk_bytes", "Size of the disk that holds the state file.", unit="bytes"),
+    _gauge("state_disk_free_bytes", "What is free on it.", unit="bytes"),
+    _gauge("memory_limit_bytes", "Memory its container may hold, where there is a limit.", unit="bytes"),
     _gauge("consumer_lag_events", "Records between our position and the end of the partition.", _PARTITION),
     _gauge("watermark_timestamp_seconds", "Event time up to which panes are sealed.", ("stream",), unit="seconds"),
     _gauge("partition_watermark_timestamp_seconds", "Highest accepted event time of a partition less the lateness.",
@@ -95,9 +98,15 @@ _SERVICE = (
 
 _INCIDENTS = (
     _gauge("incident_active", "1 for each subject of each open incident.", _INCIDENT, at=Priority.INCIDENT),
+    _gauge("incident_effect", "Size of a subject's change: standard deviations of the baseline, Cohen's h for shares.",
+           _INCIDENT, at=Priority.INCIDENT),
+    _gauge("incident_onset_timestamp_seconds", "Estimated start of what an open incident tells of, in event time.",
+           (*_LINE, "incident"), at=Priority.INCIDENT, unit="seconds"),
     _counter("incidents_opened_total", "Incidents opened.", (*_LINE, "kind", "severity"), at=Priority.INCIDENT),
     _gauge("segment_incident_active", "1 for each subject of each open incident of one segment.",
            (*_LINE, "segment", *_INCIDENT[2:]), at=Priority.INCIDENT),
+    _gauge("segment_incident_effect", "As incident_effect, of one segment.", (*_LINE, "segment", *_INCIDENT[2:]),
+           at=Priority.INCIDENT),
 )  # fmt: skip
 
 _MODELS = (
@@ -124,6 +133,8 @@ _MODELS = (
     _gauge("performance_lower", "Lower end of its 95 % interval.", _PERFORMANCE, at=Priority.MODEL),
     _gauge("performance_upper", "Upper end of its 95 % interval.", _PERFORMANCE, at=Priority.MODEL),
     _gauge("performance_samples", "Labelled predictions it is computed from.", _PERFORMANCE, at=Priority.MODEL),
+    _gauge("performance_objective", "What the configuration asks of a metric; `bound` is at_least or at_most.",
+           ("model", "metric", "bound"), at=Priority.MODEL),
     _gauge("performance_baseline", "The same metric on the baseline.", (*_LINE, "metric"), at=Priority.MODEL),
 )  # fmt: skip
 
