@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
@@ -19,8 +19,11 @@ from stream_monitor.machine import Machine
 from stream_monitor.publish.collector import Publisher
 from stream_monitor.publish.snapshot import Distribution, LabelValues, Snapshot
 from stream_monitor.records import MICROSECONDS, Score, Stream
+from stream_monitor.summarize.numeric import NumericBins
+from stream_monitor.summarize.outcome import OutcomeProfile, Task
 from stream_monitor.summarize.profile import Profile
 from stream_monitor.summarize.protocol import MISSING
+from stream_monitor.summarize.rows import LATENCY
 from stream_monitor.versions import Line, Version
 
 PUBLISHED_STATISTIC = "psi"
@@ -32,6 +35,12 @@ PUBLISHED_WINDOWS = 2
 RECENT_COHORTS = 8
 """How many closed windows back a cohort with labels is looked for."""
 
+PERCENTILES = (50, 95, 99)
+"""Of the latency: the usual one, and what the slowest in twenty and in a hundred have to bear."""
+
+CONFUSED_CLASSES = 10
+"""A matrix of a hundred cells is as much as a person reads, and as many series."""
+
 Samples = dict[str, list[tuple[LabelValues, float]]]
 
 
@@ -41,6 +50,7 @@ class Service:
 
     ready: bool
     checkpoint_unix_seconds: float | None = None
+    memory_bytes: float | None = None
     checkpoints: Distribution | None = None
     dead_letters: int = 0
     machine: Machine | None = None
@@ -82,6 +92,8 @@ def _service(engine: Engine, service: Service, samples: Samples) -> None:
     if service.checkpoint_unix_seconds is not None:
         samples["checkpoint_timestamp_seconds"] = [((), service.checkpoint_unix_seconds)]
     samples["state_bytes"] = [((), engine.store.size_bytes())]
+    if service.memory_bytes is not None:
+        samples["memory_bytes"] = [((), service.memory_bytes)]
     if service.machine is not None:
         _machine(service.machine, samples)
     samples["rows_open"] = [((), sum(version.open_rows() for version in engine.versions.values()))]
@@ -196,8 +208,10 @@ def _features(line: Line, samples: Samples) -> None:
             labels = (*key, score.subject, score.statistic, window, score.reference)
             samples["feature_drift_score"].append((labels, score.value))
             samples["feature_drift_threshold"].append((labels, score.threshold))
+            samples["feature_drift_expected"].append((labels, score.expected))
             samples["feature_window_samples"].append(((*key, score.subject, window), score.samples))
         _missing(line, profile, window, samples)
+        _latency(line, profile, window, samples)
 
 
 def _published(scores: list[Score]) -> Iterator[Score]:
@@ -221,6 +235,16 @@ def _missing(line: Line, profile: Profile, window: str, samples: Samples) -> Non
             samples["feature_missing_ratio"].append((labels, count / profile.rows))
 
 
+def _latency(line: Line, profile: Profile, window: str, samples: Samples) -> None:
+    assert line.baseline is not None
+    for subject, counts in zip(line.baseline.schema.subjects, profile.counts, strict=True):
+        if subject.key == LATENCY and isinstance(subject.bins, NumericBins):
+            for percentile in PERCENTILES:
+                labels = (line.key.model, line.key.version, str(percentile), window)
+                seconds = subject.bins.quantile(counts, percentile / 100) / 1000
+                samples["latency_seconds"].append((labels, seconds))
+
+
 def _bins(line: Line, samples: Samples) -> None:
     assert line.baseline is not None
     head = (line.key.model, line.key.version, line.baseline.id)
@@ -234,6 +258,8 @@ def _bins(line: Line, samples: Samples) -> None:
             labels = (*head, names[f][0], label)
             samples["feature_reference_ratio"].append((labels, float(reference[f, b]) / total))
             samples["feature_observations_total"].append((labels, float(line.observed[f, b])))
+        for b, upper in enumerate(line.coarse_bounds(f)):
+            samples["feature_bin_upper"].append(((*head, names[f][0], line.bin_names(f)[b] or ""), upper))
 
 
 def _performance(engine: Engine, line: Line, samples: Samples) -> None:
@@ -258,10 +284,49 @@ def _performance(engine: Engine, line: Line, samples: Samples) -> None:
                     samples["performance_samples"].append((labels, profile.rows))
                 if basis == "cohort" and not np.isnan(coverage):
                     samples["label_coverage_ratio"].append(((*head, window), coverage))
+                if basis == "cohort" and seconds == _matrix_window(engine):
+                    _classes(head, profile, window, samples)
         reference = engine.outcomes.reference(line, outcome) if line.is_whole else None
         if reference is not None:
             for metric, found in metrics(reference).items():
                 samples["performance_baseline"].append(((*head, metric), found.value))
+
+
+def _matrix_window(engine: Engine) -> int:
+    """The longer published window: a matrix wants labels more than it wants to be new."""
+    return sorted(engine.config.windows)[:PUBLISHED_WINDOWS][-1]
+
+
+def _classes(head: tuple[str, str], profile: OutcomeProfile, window: str, samples: Samples) -> None:
+    """Who was taken for what."""
+    for (truth, predicted), count in sorted(_confusion(profile).items()):
+        samples["confusion_predictions"].append(((*head, truth, predicted, window), count))
+
+
+def _confusion(profile: OutcomeProfile) -> Counter[tuple[str, str]]:
+    """Rows by (truth, predicted): the most frequent classes by name, the rest together."""
+    weight: Counter[str] = Counter()
+    for pair, count in profile.pairs.items():
+        for label in pair:
+            weight[label] += count
+    ranked = sorted(weight, key=lambda label: (-weight[label], label))
+    kept = set(ranked if len(ranked) <= CONFUSED_CLASSES else ranked[: CONFUSED_CLASSES - 1])
+
+    def name(label: str) -> str:
+        return _class_name(profile, label) if label in kept else "other"
+
+    found: Counter[tuple[str, str]] = Counter()
+    for (truth, predicted), count in profile.pairs.items():
+        found[(name(truth), name(predicted))] += count
+    return found
+
+
+def _class_name(profile: OutcomeProfile, label: str) -> str:
+    """A class as people call it: binary outcomes know the positive label only."""
+    if profile.task is not Task.BINARY:
+        return label
+    positive = profile.positive_label or "1"
+    return positive if label == "1" else f"not {positive}"
 
 
 def _delays(engine: Engine) -> list[tuple[LabelValues, Distribution]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import logging
+import resource
 import threading
 import time
 from collections.abc import Callable
@@ -153,11 +154,21 @@ class Service:
         figures = ServiceFigures(
             ready=ready,
             checkpoint_unix_seconds=time.time(),
+            memory_bytes=resident_bytes(),
             checkpoints=Distribution(tuple(self._durations), self._duration_total),
             dead_letters=self._sent,
             machine=look(self.config.state),
         )
         self.publisher.publish(snapshot(self.engine, figures))
+
+
+def resident_bytes() -> float | None:
+    """What the kernel says this process holds in memory; None where it does not say."""
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    except OSError:
+        return None
+    return float(pages) * resource.getpagesize()
 
 
 def serve(config: Config, ending: Ending) -> None:

@@ -505,6 +505,15 @@ class Line:
         out[:, COARSE_MAIN:] = chosen[:, MAIN:]
         return out
 
+    def coarse_bounds(self, f: int) -> list[float]:
+        """The largest value of each coarse main bin of a number; empty for categories."""
+        assert self.baseline is not None
+        bins = self.baseline.schema.subjects[f].bins
+        if isinstance(bins, Categories):
+            return []
+        bounds = bins.bounds()
+        return [float(bounds[-(-(g + 1) * bins.bins // COARSE_MAIN)]) for g in range(COARSE_MAIN)]
+
     def bin_names(self, f: int) -> list[str | None]:
         """The labels of the coarse bins of a subject; None for a bin it cannot have."""
         assert self.baseline is not None

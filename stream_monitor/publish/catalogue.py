@@ -77,6 +77,7 @@ _SERVICE = (
     Metric("checkpoint_duration_seconds", "histogram", "Time a checkpoint took.", (), Priority.SERVICE, "seconds",
            CHECKPOINT_BUCKETS),
     _gauge("state_bytes", "Size of the state file.", unit="bytes"),
+    _gauge("memory_bytes", "Memory the process holds (resident set).", unit="bytes"),
     _gauge("state_disk_bytes", "Size of the disk that holds the state file.", unit="bytes"),
     _gauge("state_disk_free_bytes", "What is free on it.", unit="bytes"),
     _gauge("memory_limit_bytes", "Memory its container may hold, where there is a limit.", unit="bytes"),
@@ -136,11 +137,16 @@ _MODELS = (
     _gauge("performance_objective", "What the configuration asks of a metric; `bound` is at_least or at_most.",
            ("model", "metric", "bound"), at=Priority.MODEL),
     _gauge("performance_baseline", "The same metric on the baseline.", (*_LINE, "metric"), at=Priority.MODEL),
+    _gauge("confusion_predictions", "Labelled predictions of the newest cohort by true and predicted class.",
+           (*_LINE, "truth", "predicted", "window"), at=Priority.MODEL),
+    _gauge("latency_seconds", "Percentile of the latency in the trailing window, at most the baseline's largest.",
+           (*_LINE, "percentile", "window"), at=Priority.MODEL, unit="seconds"),
 )  # fmt: skip
 
 _FEATURES = (
     _gauge("feature_drift_score", "Distance of a trailing window from its reference.", _DRIFT, at=Priority.FEATURE),
     _gauge("feature_drift_threshold", "The score beyond which chance is no explanation.", _DRIFT, at=Priority.FEATURE),
+    _gauge("feature_drift_expected", "The score's mean when nothing has changed.", _DRIFT, at=Priority.FEATURE),
     _gauge("feature_window_samples", "Values in the trailing window.", (*_LINE, "feature", "window"),
            at=Priority.FEATURE),
     _gauge("feature_missing_ratio", "Missing values over all events of the trailing window.",
@@ -162,6 +168,8 @@ _BINS = (
              (*_LINE, "baseline", "feature", "bin"), at=Priority.BIN),
     _gauge("feature_reference_ratio", "Share of the baseline's values in a bin.",
            (*_LINE, "baseline", "feature", "bin"), at=Priority.BIN, unit="ratio"),
+    _gauge("feature_bin_upper", "The largest value of a numeric bin.",
+           (*_LINE, "baseline", "feature", "bin"), at=Priority.BIN),
 )  # fmt: skip
 
 CATALOGUE: tuple[Metric, ...] = (*_SERVICE, *_INCIDENTS, *_MODELS, *_FEATURES, *_SEGMENTS, *_BINS)

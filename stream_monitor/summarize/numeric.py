@@ -64,6 +64,29 @@ class NumericBins:
             sd=sd,
         )
 
+    def bounds(self) -> Floats:
+        """(bins + 1,) the values between which the bins lie: the baseline's quantiles k/bins, from least to largest."""
+        cut = -(-np.arange(1, self.bins) * self.rows // self.bins) - 1
+        inner = self.edge[np.searchsorted(self.right, cut, "right")] if self.rows else cut + np.nan
+        return np.concatenate([[self.low], inner, [self.high]])
+
+    def quantile(self, counts: Ints, share: float) -> float:
+        """The value that `share` of the finite values in counts (BINS,) do not exceed, straight lines inside a bin.
+
+        Of values outside the baseline's range only the side is known: they count as its least or largest value. NaN
+        without values.
+        """
+        bounds = self.bounds()
+        held = np.concatenate([[counts[BELOW]], counts[: self.bins], [counts[ABOVE]]]).cumsum()
+        if not held[-1]:
+            return float("nan")
+        ends = np.concatenate([[self.low], bounds])
+        at = int(np.searchsorted(held, share * held[-1], "left"))
+        if at == 0 or at > self.bins:
+            return float(bounds[0] if at == 0 else bounds[-1])
+        part = (share * held[-1] - held[at - 1]) / (held[at] - held[at - 1])
+        return float(ends[at] + part * (ends[at + 1] - ends[at]))
+
     def encode(self, kind: Bytes, number: Floats, *, id_hi: Hashes, id_lo: Hashes, seed: str) -> np.ndarray[Any, Any]:
         """The code of each cell (n,), uint16."""
         code = _CODE_OF_KIND[kind]
