@@ -34,6 +34,7 @@ from stream_monitor.judge.wording import describe
 from stream_monitor.publish.log import fields
 from stream_monitor.records import (
     MICROSECONDS,
+    NO_TIME,
     Codes,
     Evidence,
     Floats,
@@ -918,17 +919,16 @@ class Version:
 
     def _save_rows(self) -> None:
         """Rows that came since the last checkpoint and still wait, in a slot that is free."""
-        store, floor = self.engine.store, self.engine.sealed_us
-        if self._unsaved:
-            rows = concat(self._unsaved)
-            self._unsaved = []
-            if floor is not None:
-                rows = rows.take(np.flatnonzero(rows.time_us >= floor))
-            if len(rows):
-                free = [slot for slot, newest in self._slots.items() if floor is not None and newest < floor]
-                slot = min(free, default=len(self._slots))
-                self._slots[slot] = int(rows.time_us.max())
-                store.put_states(f"rows/{self.index}", {str(slot): rows.to_bytes()})
+        store = self.engine.store
+        floor = NO_TIME if self.engine.sealed_us is None else self.engine.sealed_us
+        unsaved = [rows for rows in (rows.since(floor) for rows in self._unsaved) if len(rows)]
+        self._unsaved = []
+        if unsaved:
+            rows = concat(unsaved)
+            free = [slot for slot, newest in self._slots.items() if newest < floor]
+            slot = min(free, default=len(self._slots))
+            self._slots[slot] = int(rows.time_us.max())
+            store.put_states(f"rows/{self.index}", {str(slot): rows.to_bytes()})
         fresh = self._learning[self._learning_saved :]
         if fresh:
             merged = concat(fresh)

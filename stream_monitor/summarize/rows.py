@@ -124,6 +124,11 @@ class Rows:
         return Rows(self.time_us[index], self.id_hi[index], self.id_lo[index], self.segment[index], self.subjects,
                     self.kind[index], self.number[index], texts)  # fmt: skip
 
+    def since(self, time_us: int) -> Rows:
+        """The rows not before this time."""
+        kept = self.time_us >= time_us
+        return self if kept.all() else self.take(np.flatnonzero(kept))
+
     def sorted(self) -> Rows:
         """By (time, id): the one order in which sums are added and detectors fed."""
         order = np.lexsort((self.id_lo, self.id_hi, self.time_us))
