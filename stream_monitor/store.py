@@ -98,6 +98,7 @@ class Store:
     def __init__(self, path: Path | None, *, memory_bytes: int = 256_000_000, threads: int = 2) -> None:
         """Open or create the file at `path` (None: in memory). Raises StateError when it cannot be had."""
         self.path = path
+        self._put_meta: dict[str, str] = {}
         self._connection = _connect(path, memory_bytes=memory_bytes, threads=threads)
         try:
             self._prepare()
@@ -144,6 +145,7 @@ class Store:
             self._connection.begin()
             self._connection.execute(MIGRATIONS[version])
             self.set_meta("schema_version", str(version + 1))
+            self._write_meta()
             self._connection.commit()
             log.info("state_migrated", extra=fields(schema=version + 1))
 
@@ -161,6 +163,7 @@ class Store:
     def commit(self) -> None:
         """Make everything since the last commit durable, at once, and begin the next transaction."""
         self._write_states()
+        self._write_meta()
         self._connection.commit()
         self._connection.begin()
 
@@ -183,11 +186,19 @@ class Store:
     # -- keyed state -----------------------------------------------------------------------------
 
     def meta(self, key: str) -> str | None:
+        self._write_meta()
         rows = self._connection.execute("select value from meta where key = ?", [key]).fetchall()
         return str(rows[0][0]) if rows else None
 
     def set_meta(self, key: str, value: str) -> None:
-        self._connection.execute("insert or replace into meta values (?, ?)", [key, value])
+        """Upsert one value; written together with the next commit, or before the next reading of one."""
+        self._put_meta[key] = value
+
+    def _write_meta(self) -> None:
+        if self._put_meta:
+            incoming = pa.table({"key": list(self._put_meta), "value": list(self._put_meta.values())})
+            self._put_meta = {}
+            self._insert("meta", incoming, replace=True)
 
     def states(self, kind: str) -> dict[str, bytes]:
         """All states of one kind, by key."""
@@ -288,11 +299,20 @@ class Store:
         }
 
     def put_positions(self, positions: Mapping[PartitionId, tuple[int, int | None, list[int]]]) -> None:
-        for partition, (position, highest, suspects) in positions.items():
-            self._connection.execute(
-                "insert or replace into partitions values (?, ?, ?, ?, ?, ?)",
-                [str(partition.stream), partition.topic, partition.number, position, highest, json.dumps(suspects)],
-            )
+        if not positions:
+            return
+        position, highest, suspects = zip(*positions.values(), strict=True)
+        incoming = pa.table(
+            {
+                "stream": pa.array([str(p.stream) for p in positions], pa.string()),
+                "topic": pa.array([p.topic for p in positions], pa.string()),
+                "number": pa.array([p.number for p in positions], pa.int32()),
+                "position": pa.array(position, pa.int64()),
+                "highest_us": pa.array(highest, pa.int64()),
+                "suspects": pa.array([json.dumps(times) for times in suspects], pa.string()),
+            }
+        )
+        self._insert("partitions", incoming, replace=True)
 
     def put_incidents(self, rows: Iterable[Sequence[Any]]) -> None:
         """Upsert incidents: id, opened_us, closed_us, model, version, kind, severity, JSON body."""

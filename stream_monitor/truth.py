@@ -163,8 +163,9 @@ class Ledger:
 class _Standing:
     """Labels and predictions, each in the order they came, and what they mean for each other.
 
-    `texts` (labels,) are codes of the labels' texts, `day` (labels,) the shelves they belong on: that of the prediction a
-    label has met, so that both are forgotten together; that of its arrival for an orphan.
+    `texts` (labels,) are codes of the labels' texts, `owner` (labels,) the models they are counted under, -1 where none
+    is known, `day` (labels,) the shelves they belong on: that of the prediction a label has met, so that both are
+    forgotten together; that of its arrival for an orphan.
     """
 
     labels: pa.Table
@@ -172,13 +173,15 @@ class _Standing:
     texts: Codes
     decision: Decision
     aims: Aims
+    owner: Codes
     day: Ints
     truths: Truths
 
     def fates(self) -> Codes:
         """The fate of each label, as a place in FATES."""
-        has_met = np.isin(np.arange(len(self.labels)), self.aims.label)
-        return np.where((self.decision.fate == NEW) & ~has_met, ORPHAN, self.decision.fate)
+        waits = self.decision.fate == NEW
+        waits[self.aims.label] = False
+        return np.where(waits, ORPHAN, self.decision.fate)
 
     def pairs(self) -> Ints:
         """One number for prediction and outcome of each truth."""
@@ -292,19 +295,20 @@ class Truth:
         self.flush_predictions()
         batch = _concat(self._new_labels, LABEL_SCHEMA)
         self._new_labels = []
-        ids = self._ids_to_look_at(batch)
+        stored = self._stored_labels(batch)
         seen_up_to, self._joined_up_to = self._joined_up_to, self._next_prediction - 1
-        if not len(ids):
+        if not len(stored) and not len(batch):
             return Met(*(_empty(MET_SCHEMA) for _ in range(6)))
+        labels = pa.concat_tables([stored, batch]).combine_chunks()
         # Joined on one column DuckDB reads the others of matching rows only: a quarter of the time. A row of another
         # id that shares half the hash is no harm: whatever follows compares both halves.
         predictions = self._store.query(
-            f"select p.* from {self._store.relation(PREDICTIONS)} p semi join ids using (id_lo) order by seq", ids=ids
+            f"select p.* from {self._store.relation(PREDICTIONS)} p semi join ids using (id_lo) order by seq",
+            ids=labels.select(["id_lo"]),
         )
-        stored = self._stored_labels(ids)
-        labels = pa.concat_tables([stored, batch]).combine_chunks()
         texts = _text_codes(labels["label"])
-        known = int(np.searchsorted(predictions["seq"].to_numpy(), seen_up_to, "right"))
+        # Without labels from before nothing had a meaning before.
+        known = int(np.searchsorted(predictions["seq"].to_numpy(), seen_up_to, "right")) if len(stored) else 0
         before = self._stand(stored, predictions.slice(0, known), texts[: len(stored)])
         after = self._stand(labels, predictions, texts)
         self._keep(stored, after)
@@ -312,42 +316,35 @@ class Truth:
         self._count_predictions(before, after)
         return _difference(before, after)
 
-    def _ids_to_look_at(self, batch: pa.Table) -> pa.Table:
-        """The ids of new labels, and of new predictions whose label came first."""
-        parts = [batch.select(["id_hi", "id_lo"])]
-        if self._next_prediction - 1 > self._joined_up_to and not self._store.is_empty(LABELS):
-            fresh = self._store.query(
-                f"select id_hi, id_lo from {self._store.relation(PREDICTIONS)} where seq > {self._joined_up_to}"
-            )
-            parts.append(
-                self._store.query(
-                    f"select id_hi, id_lo from {self._store.relation(LABELS)} l semi join fresh using (id_lo)",
-                    fresh=fresh,
-                )
-            )
-        together = pa.concat_tables(parts)
-        return together.group_by(["id_hi", "id_lo"]).aggregate([])
-
-    def _stored_labels(self, ids: pa.Table) -> pa.Table:
-        """The labels of these ids that came before, in the order they came."""
+    def _stored_labels(self, batch: pa.Table) -> pa.Table:
+        """The labels that came before, of the ids of new labels and of new predictions, in the order they came."""
+        ids = [batch.select(["id_lo"])]
         if self._store.is_empty(LABELS):
             return _empty(LABEL_SCHEMA)
+        if self._next_prediction - 1 > self._joined_up_to:
+            ids.append(
+                self._store.query(
+                    f"select id_lo from {self._store.relation(PREDICTIONS)} where seq > {self._joined_up_to}"
+                )
+            )
         return self._store.query(
-            f"select l.* from {self._store.relation(LABELS)} l semi join ids using (id_lo) order by seq", ids=ids
+            f"select l.* from {self._store.relation(LABELS)} l semi join ids using (id_lo) order by seq",
+            ids=pa.concat_tables(ids),
         ).cast(LABEL_SCHEMA)
 
     def _stand(self, labels: pa.Table, predictions: pa.Table, texts: Codes) -> _Standing:
         """What labels and predictions, each in the order they came, mean for each other."""
-        ids, time_us = _ids(labels), labels["time_us"].to_numpy()
+        ids, time_us, named = _ids(labels), labels["time_us"].to_numpy(), labels["model"].to_numpy()
         arrival_us, outcome = labels["arrival_us"].to_numpy(), labels["outcome"].to_numpy()
         timeless = time_us == NO_TIME
+        made_ids, models = _ids(predictions), self._models(predictions)
         made_us, made_arrival_us = predictions["time_us"].to_numpy(), predictions["arrival_us"].to_numpy()
         aims = aim(
             label_id=ids,
-            label_model=labels["model"].to_numpy(),
+            label_model=named,
             label_time_us=np.where(timeless, np.where(arrival_us == NO_TIME, FAR_US, arrival_us), time_us),
-            prediction_id=_ids(predictions),
-            prediction_model=self._models(predictions),
+            prediction_id=made_ids,
+            prediction_model=models,
             prediction_time_us=made_us,
         )
         placed_us = _greatest(aims, made_us[aims.prediction], np.full(len(labels), NO_TIME))
@@ -356,8 +353,9 @@ class Truth:
             labels=_with(labels, "arrival_us", np.where(timeless & (arrival_us == NO_TIME), placed_us, arrival_us)),
             predictions=predictions,
             texts=texts,
-            decision=decide(label_key(ids, labels["model"].to_numpy(), outcome, aims.epoch), time_us, texts),
+            decision=decide(label_key(ids, named, outcome, aims.epoch), time_us, texts),
             aims=aims,
+            owner=_owners(ids, named, made_ids, models),
             day=_greatest(aims, shelf_us[aims.prediction] // DAY_US, labels["day"].to_numpy()),
             truths=truths(
                 aims,
@@ -374,7 +372,7 @@ class Truth:
         A spare one is forgotten once it is known which model it counts for.
         """
         n, rows = len(stored), _with(after.labels, "day", after.day)
-        needed = ~after.decision.spare[n:] | (self._owners(after)[n:] < 0)
+        needed = ~after.decision.spare[n:] | (after.owner[n:] < 0)
         moved = stored["day"].to_numpy() != after.day[:n]
         gone = stored.filter(pa.array(moved))
         for day in np.unique(gone["day"].to_numpy()).tolist():
@@ -426,8 +424,8 @@ class Truth:
         """
         fates, days = Counter[tuple[int, int]](), Counter[tuple[int, int]]()
         for standing, sign in ((before, -1), (after, 1)):
-            fate, owner = standing.fates(), self._owners(standing)
-            fates.update({pair: sign * count for pair, count in _counts(owner, fate)})
+            fate = standing.fates()
+            fates.update({pair: sign * count for pair, count in _counts(standing.owner, fate)})
             waiting = standing.day[fate == ORPHAN]
             days.update({pair: sign * count for pair, count in _counts(waiting, np.zeros(len(waiting), np.int64))})
         for (model, place), count in fates.items():
@@ -435,14 +433,6 @@ class Truth:
                 self.ledger.labels[(model_names[model] if model >= 0 else "", FATES[place])] += count
         for (day, _), count in days.items():
             self.ledger.label_days[day] += count
-
-    def _owners(self, standing: _Standing) -> Codes:
-        """The model each label is counted under, -1 where none is known."""
-        named = standing.labels["model"].to_numpy()
-        made, first = np.unique(_ids(standing.predictions), return_index=True)
-        at = _positions(made, _ids(standing.labels))
-        found = np.append(self._models(standing.predictions)[first], np.int32(-1))[at]
-        return np.where(named >= 0, named, found)
 
     # -- expiry and persistence ------------------------------------------------------------------
 
@@ -505,6 +495,13 @@ def _concat(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
 
 def _ids(table: pa.Table) -> Hashes:
     return id_key(table["id_hi"].to_numpy(), table["id_lo"].to_numpy())
+
+
+def _owners(label_id: Hashes, named: Codes, prediction_id: Hashes, model: Codes) -> Codes:
+    """The model each label is counted under, -1 where none is known: the one it names, or that of the first prediction."""
+    made, first = np.unique(prediction_id, return_index=True)
+    found = np.append(model[first], np.int32(-1))[_positions(made, label_id)]
+    return np.where(named >= 0, named, found)
 
 
 def _with(table: pa.Table, name: str, values: Ints) -> pa.Table:
