@@ -15,7 +15,7 @@ from stream_monitor.errors import InputError, UsageError
 from stream_monitor.judge.baseline import MAGIC, Baseline, Reading, build, is_baseline_file
 from stream_monitor.records import Binding, Inferences, ModelKey, RawBatch, Stream
 from stream_monitor.source.files import FileSource
-from stream_monitor.summarize.outcome import Joined, OutcomeProfile, task_of
+from stream_monitor.summarize.outcome import Joined, OutcomeProfile, class_probabilities, task_of
 from stream_monitor.summarize.rows import Rows, concat
 
 DEFAULT_OUTCOME = "label"
@@ -122,14 +122,18 @@ class _Gathered:
             numeric = np.isfinite(columns.value[chosen]) & np.isfinite(number[held])
             task = task_of(model.task, is_numeric=bool(2 * numeric.sum() > len(held)))
             self._outcomes[key] = OutcomeProfile(task, model.positive_label)
+        true, label = truth.take(pa.array(held)), columns.label.take(index)
+        of_truth, of_label, squares = class_probabilities(columns.probabilities.take(index), true, label)
         self._outcomes[key].add(
             Joined(
-                truth_label=truth.take(pa.array(held)),
+                truth_label=true,
                 truth_number=number[held],
-                label=columns.label.take(index),
+                label=label,
                 score=columns.score[chosen],
                 value=columns.value[chosen],
-                truth_probability=np.full(len(held), np.nan),
+                truth_probability=of_truth,
+                label_probability=of_label,
+                squared_probability=squares,
             )
         )
 

@@ -10,7 +10,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from stream_monitor.judge.performance import (
 )
 from stream_monitor.judge.verdicts import Span
 from stream_monitor.judge.wording import describe_errors
+from stream_monitor.publish.log import fields
 from stream_monitor.records import (
     MICROSECONDS,
     NO_TIME,
@@ -40,7 +41,15 @@ from stream_monitor.records import (
     Score,
     Severity,
 )
-from stream_monitor.summarize.outcome import Joined, OutcomeProfile, Task, shares, task_of
+from stream_monitor.summarize.outcome import (
+    Joined,
+    OutcomeProfile,
+    Task,
+    class_probabilities,
+    is_current,
+    shares,
+    task_of,
+)
 from stream_monitor.truth import MET_SCHEMA, Met, from_ipc, to_ipc
 
 if TYPE_CHECKING:
@@ -254,7 +263,7 @@ class Outcomes:
         joined = _joined(rows, task)
         time_us = rows["time_us"].to_numpy()
         for line, row in self._lines(version, rows["segment"].to_numpy()):
-            mine = shares(_part(joined, row), task, positive_label=positive)
+            mine = shares(joined.take(row), task, positive_label=positive)
             for seconds in self.engine.config.windows:
                 span = seconds * MICROSECONDS
                 starts, place = np.unique(time_us[row] // span * span, return_inverse=True)
@@ -316,6 +325,11 @@ class Outcomes:
     def _reference(self, line: Line, outcome: int, task: Task) -> OutcomeProfile | None:
         """The baseline's own outcome, where its rows carried their truth."""
         body = None if line.baseline is None else line.baseline.outcomes.get(self.engine.names.outcomes[outcome])
+        if body is not None and not is_current(body):
+            log.warning(
+                "baseline_truth_is_of_an_older_format", extra=fields(baseline=line.baseline and line.baseline.id)
+            )
+            return None
         profile = None if body is None else OutcomeProfile.from_bytes(body)
         return profile if profile is not None and profile.task == task and profile.rows else None
 
@@ -378,7 +392,7 @@ class Outcomes:
         for end_us, stop in zip(ends.tolist(), cuts.tolist(), strict=True):
             if stop > start:
                 self._close(line, outcome, int(time_us[start]), changed)
-                part = _part(joined, np.arange(start, stop))
+                part = joined.take(np.arange(start, stop))
                 self._fold(line, held, part, time_us[start:stop], made_us[start:stop], changed)
                 start = stop
             if end_us <= until_us:
@@ -398,23 +412,25 @@ class Outcomes:
             self._close_silent(line, int(time_us[0]), changed)
         held.newest_us = int(time_us[-1])
         low, high = int(made_us.min()), int(made_us.max())
+        part = OutcomeProfile(held.task, held.positive_label)
+        part.add(joined)
         for seconds in self.engine.config.windows:
             span = seconds * MICROSECONDS
             window = held.open.get(seconds)
             if window is None:
                 start = int(time_us[0]) // span * span
                 window = held.open[seconds] = _Window(start, OutcomeProfile(held.task, held.positive_label), low, high)
-            window.profile.add(joined)
+            window.profile.absorb(part)
             window.first_us, window.last_us = min(window.first_us, low), max(window.last_us, high)
         if not line.is_whole:
             return
         if held.reference is None:
             wanted = LEARN_LABELS - held.learnt.rows - held.learnt.unusable
-            held.learnt.add(_part(joined, np.arange(min(wanted, len(joined)))))
+            held.learnt.add(joined.take(np.arange(min(wanted, len(joined)))))
             if held.learnt.rows + held.learnt.unusable >= LEARN_LABELS:
                 held.reference = held.learnt
             rest = np.arange(min(wanted, len(joined)), len(joined))
-            joined, time_us, made_us = _part(joined, rest), time_us[rest], made_us[rest]
+            joined, time_us, made_us = joined.take(rest), time_us[rest], made_us[rest]
         if held.reference is not None and held.reference.rows and len(joined):
             self._detect(line, held, joined, time_us, made_us, changed)
 
@@ -567,7 +583,7 @@ class Outcomes:
                 value=metric.value,
                 lower=metric.lower,
                 upper=metric.upper,
-                samples=profile.rows,
+                samples=metric.samples,
                 coverage=self.coverage(key, profile),
                 baseline_value=base[name].value if name in base else float("nan"),
                 best_constant=metric.best_constant,
@@ -628,37 +644,19 @@ def _groups(table: pa.Table) -> Iterable[tuple[int, int, pa.Table]]:
 
 def _joined(rows: pa.Table, task: Task) -> Joined:
     flat = rows.combine_chunks()
+    truth, label = _array(flat["label"]), _array(flat["predicted_label"])
+    of_truth, of_label, squares = np.full((3, len(flat)), np.nan)
+    if task is Task.MULTICLASS:
+        of_truth, of_label, squares = class_probabilities(flat["probabilities"], truth, label)
     return Joined(
-        truth_label=_array(flat["label"]),
+        truth_label=truth,
         truth_number=flat["number"].to_numpy(),
-        label=_array(flat["predicted_label"]),
+        label=label,
         score=flat["score"].to_numpy(),
         value=flat["value"].to_numpy(),
-        truth_probability=_truth_probability(flat) if task is Task.MULTICLASS else np.full(len(flat), np.nan),
-    )
-
-
-def _truth_probability(rows: pa.Table) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The probability each prediction gave its truth; label by label, since every event has its own object."""
-    out = np.full(len(rows), np.nan)
-    for i, (text, label) in enumerate(zip(rows["probabilities"].to_pylist(), rows["label"].to_pylist(), strict=True)):
-        if text is not None:
-            found = json.loads(text).get(label)
-            if isinstance(found, int | float):
-                out[i] = float(found)
-    return out
-
-
-def _part(joined: Joined, row: Ints) -> Joined:
-    index = pa.array(row)
-    return replace(
-        joined,
-        truth_label=joined.truth_label.take(index),
-        truth_number=joined.truth_number[row],
-        label=joined.label.take(index),
-        score=joined.score[row],
-        value=joined.value[row],
-        truth_probability=joined.truth_probability[row],
+        truth_probability=of_truth,
+        label_probability=of_label,
+        squared_probability=squares,
     )
 
 

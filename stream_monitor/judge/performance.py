@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 from stream_monitor.judge import calibrate, distance
+from stream_monitor.judge.metric import (
+    CONFIDENCE_Z,
+    NAN,
+    Metric,
+    mean,
+    on_logit,
+    positive_mean,
+    proportion,
+    ranks,
+    ratio_below_one,
+    undefined,
+)
+from stream_monitor.judge.ranking import Ranks
 from stream_monitor.judge.verdicts import Span
 from stream_monitor.records import Floats, Ints, Score, Verdict
-from stream_monitor.summarize.outcome import Joined, OutcomeProfile, Task, errors, value_of_bin, variance
+from stream_monitor.summarize.histogram import Histogram
+from stream_monitor.summarize.outcome import (
+    CONFIDENCE_SUMS,
+    RELIABILITY_BINS,
+    Joined,
+    OutcomeProfile,
+    Task,
+    errors,
+    value_ends,
+    values_of_bins,
+    variance,
+)
 
-CONFIDENCE_Z = 1.959963984540054  # two-sided 95 %
 FEWEST_CLASSIFIED = 30  # the test of an error rate is exact; below 30 labels one error is all it could speak of
 FEWEST_MEASURED = 100  # a mean of 100 skewed errors is near enough to normal once corrected for its skewness
-NAN = math.nan
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A metric, the ends of its 95 % interval, and the same metric of the best constant prediction. NaN: undefined."""
-
-    value: float
-    lower: float
-    upper: float
-    best_constant: float
+MOST_CLASSES = 20
+"""Classes with figures of their own, the most frequent truths first: a row for each figure, window and class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +57,30 @@ class Shift:
     verdict: Verdict
 
 
-def metrics(profile: OutcomeProfile) -> dict[str, Metric]:
-    """Every metric of the profile's task; a metric without the rows it needs is NaN.
+def metrics(profile: OutcomeProfile) -> Mapping[str, Metric]:
+    """Every metric of the profile's task; what the rows do not define is NaN. Worked out once for each state of it.
 
-    Regression: mae, mse, rmse, r2, bias. Binary: accuracy, precision, recall, f1, auc, log_loss, brier.
-    Several classes: accuracy, log_loss; precision, recall and f1 as plain means over the classes; weighted_precision,
-    weighted_recall, weighted_f0_5, weighted_f1 and weighted_f2 as means weighted by the rows of each true class.
+    Regression: mae, mse, rmse, r2, mape, bias; error_p05, error_p50, error_p95 of predicted - true and
+    absolute_error_p50, _p90, _p99, from bins .8 % wide. mape is the mean of |error| / |truth| over the rows whose truth
+    is not zero. Binary: accuracy, precision, recall, specificity, f0_5, f1, f2, auc, pr_auc, log_loss, brier,
+    calibration_error, and SageMaker's true_positive_rate, true_negative_rate, false_positive_rate and
+    false_negative_rate. Several classes: accuracy, log_loss, brier, calibration_error; precision, recall, f0_5, f1 and f2
+    as plain means over the classes, weighted_* as means weighted by the rows of each true class; and precision[c],
+    recall[c], specificity[c] and f1[c] of the most frequent classes.
+
+    In the means a class that is never predicted has precision 0, as in scikit-learn; its own precision is NaN.
     """
+    found: Mapping[str, Metric] | None = profile.derived.get("metrics")
+    if found is None:
+        found = profile.derived["metrics"] = _metrics(profile)
+    return found
+
+
+def _metrics(profile: OutcomeProfile) -> Mapping[str, Metric]:
     if profile.task is Task.REGRESSION:
         return _regression(profile)
-    if profile.task is Task.BINARY:
-        return _binary(profile) | _probabilistic(profile, _prevalences(profile))
-    return _multiclass(profile) | _probabilistic(profile, _prevalences(profile), has_brier=False)
+    counted = _binary(profile) if profile.task is Task.BINARY else _multiclass(profile)
+    return counted | _probabilistic(profile, _prevalences(profile))
 
 
 def error_shift(baseline: OutcomeProfile, window: OutcomeProfile, *, alpha: float, minimum_effect: float) -> Shift:
@@ -108,114 +134,241 @@ def error_moments(profile: OutcomeProfile) -> tuple[float, float]:
     return mean, math.sqrt(square) or 1.0
 
 
+_QUANTILES = {"error_p05": 0.05, "error_p50": 0.5, "error_p95": 0.95}
+_ABSOLUTE_QUANTILES = {"absolute_error_p50": 0.5, "absolute_error_p90": 0.9, "absolute_error_p99": 0.99}
+
+
 def _regression(profile: OutcomeProfile) -> dict[str, Metric]:
     n = profile.rows
     if n == 0:
-        return dict.fromkeys(("mae", "mse", "rmse", "r2", "bias"), Metric(NAN, NAN, NAN, NAN))
+        names = ("mae", "mse", "rmse", "r2", "mape", "bias", *_QUANTILES, *_ABSOLUTE_QUANTILES)
+        return dict.fromkeys(names, undefined())
     total = {name: part.value / n for name, part in profile.sums.items()}
     spread = variance(profile.sums["target"], profile.sums["target_squared"], n)
-    mse = _mean(total["squared"], total["fourth"], n, constant=spread)
-    r2 = Metric(NAN, NAN, NAN, 0.0)
-    if spread > 0:  # the spread of the truth is taken as known: what varies is the error
-        r2 = Metric(1 - mse.value / spread, 1 - mse.upper / spread, 1 - mse.lower / spread, 0.0)
+    mse = positive_mean(total["squared"], total["fourth"], n, constant=spread)
+    truth = _Spectrum.of(profile.targets)
+    median = truth.quantile(0.5)
     return {
-        "mae": _mean(total["absolute"], total["squared"], n, constant=_median_deviation(profile)),
+        "mae": positive_mean(total["absolute"], total["squared"], n, constant=truth.distance_to(median)),
         "mse": mse,
-        "rmse": Metric(*(math.sqrt(part) for part in (mse.value, mse.lower, mse.upper, spread))),
-        "r2": r2,
-        "bias": _mean(total["error"], total["squared"], n, constant=0.0, floor=-math.inf),
+        "rmse": Metric(*(math.sqrt(part) for part in (mse.value, mse.lower, mse.upper, spread)), n),
+        "r2": _r2(profile, mse.value, total["fourth"], spread, truth),
+        "mape": _mape(profile, truth),
+        "bias": mean(total["error"], total["squared"], n, constant=0.0),
+        **_quantiles(_Spectrum.of(profile.errors), truth.from_constant(median), _QUANTILES),
+        **_quantiles(_Spectrum.of(profile.errors).folded(), truth.from_constant(median).folded(), _ABSOLUTE_QUANTILES),
     }
+
+
+def _r2(profile: OutcomeProfile, mse: float, fourth: float, spread: float, truth: _Spectrum) -> Metric:
+    """The logarithms of both mean squares vary; where errors grow with the truth they do so together, and the interval
+    is wider than it need be. The truths' kurtosis is their histogram's, or the normal's where the bins do not show it.
+    """
+    n = profile.rows
+    if n < 2 or not spread > 0:
+        return Metric(NAN, NAN, NAN, 0.0, n)
+    of_loss = max(fourth / (mse * mse) - 1, 0.0) if mse > 0 else 0.0
+    return ratio_below_one(mse, spread, (of_loss + truth.kurtosis(spread) - 1) / (n - 1), n)
+
+
+def _mape(profile: OutcomeProfile, truth: _Spectrum) -> Metric:
+    n = profile.rows - profile.targets[0]
+    if n == 0:
+        return undefined()
+    away = truth.without_zero()
+    best = away.weighted(1 / np.abs(away.middle))
+    constant = best.distance_to(best.quantile(0.5)) * float(best.count.sum()) / n
+    return positive_mean(
+        profile.sums["relative"].value / n, profile.sums["relative_squared"].value / n, n, constant=constant
+    )
+
+
+def _quantiles(spectrum: _Spectrum, constant: _Spectrum, shares: Mapping[str, float]) -> dict[str, Metric]:
+    return {name: spectrum.metric(share, constant.quantile(share)) for name, share in shares.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Spectrum:
+    """A histogram of numbers as bins that ascend: their ends, middles and rows."""
+
+    lower: Floats
+    middle: Floats
+    upper: Floats
+    count: Floats
+
+    @classmethod
+    def of(cls, histogram: Histogram) -> _Spectrum:
+        keys, counts = histogram.arrays()
+        return cls(value_ends(keys)[0], values_of_bins(keys), value_ends(keys)[1], counts.astype(np.float64))
+
+    def quantile(self, share: float) -> float:
+        """The middle of the bin in which the cumulated share reaches it."""
+        return float(self.middle[self._bin(share * self.count.sum())])
+
+    def metric(self, share: float, constant: float) -> Metric:
+        """A quantile between order statistics."""
+        n = int(self.count.sum())
+        low, high = ranks(share, n)
+        lower = float(self.lower[self._bin(low)]) if low >= 1 else NAN
+        upper = float(self.upper[self._bin(high)]) if high <= n else NAN
+        return Metric(self.quantile(share), lower, upper, constant, n)
+
+    def folded(self) -> _Spectrum:
+        """Of the absolute values."""
+        size = np.abs(self.middle)
+        inner, outer = np.minimum(np.abs(self.lower), np.abs(self.upper)), np.maximum(-self.lower, self.upper)
+        order = np.argsort(size, kind="stable")
+        return _Spectrum(inner[order], size[order], outer[order], self.count[order])
+
+    def from_constant(self, constant: float) -> _Spectrum:
+        """Of the errors of predicting it."""
+        parts = (constant - self.upper, constant - self.middle, constant - self.lower, self.count)
+        return _Spectrum(*(part[::-1] for part in parts))
+
+    def without_zero(self) -> _Spectrum:
+        held = self.middle != 0
+        return _Spectrum(self.lower[held], self.middle[held], self.upper[held], self.count[held])
+
+    def weighted(self, weight: Floats) -> _Spectrum:
+        return _Spectrum(self.lower, self.middle, self.upper, self.count * weight)
+
+    def distance_to(self, constant: float) -> float:
+        """Mean absolute distance."""
+        return float((np.abs(self.middle - constant) * self.count).sum() / self.count.sum())
+
+    def kurtosis(self, spread: float) -> float:
+        """The fourth central moment over the square of the second; 3 where the bins do not show the spread."""
+        n = self.count.sum()
+        away = self.middle - (self.middle * self.count).sum() / n
+        second = float((away**2 * self.count).sum() / n)
+        if not 0.9 < second / spread < 1.1:
+            return 3.0
+        return float((away**4 * self.count).sum() / n) / second**2
+
+    def _bin(self, rank: float) -> int:
+        return min(int(np.searchsorted(np.cumsum(self.count), rank)), len(self.count) - 1)
 
 
 def _binary(profile: OutcomeProfile) -> dict[str, Metric]:
     tp, fn = profile.pairs[("1", "1")], profile.pairs[("1", "0")]
     fp, tn = profile.pairs[("0", "1")], profile.pairs[("0", "0")]
-    n, positives = tp + fn + fp + tn, tp + fn
+    positives, negatives = tp + fn, fp + tn
+    n = positives + negatives
     share = positives / n if n else NAN
+    recall = proportion(tp, positives, constant=1.0 if positives else NAN, samples=n)
+    specificity = proportion(tn, negatives, constant=1.0 if negatives else NAN, samples=n)
+    scores = Ranks.of(profile.scores)
     return {
-        "accuracy": _proportion(tp + tn, n, constant=max(share, 1 - share)),
-        "precision": _proportion(tp, tp + fp, constant=share),
-        "recall": _proportion(tp, positives, constant=1.0 if positives else NAN),
-        "f1": _f1(tp, fp, fn, constant=2 * share / (1 + share)),
-        "auc": _auc(profile),
+        "accuracy": proportion(tp + tn, n, constant=max(share, 1 - share)),
+        "precision": proportion(tp, tp + fp, constant=share, samples=n),
+        "recall": recall,
+        "specificity": specificity,
+        **{name: _f_beta(tp, fp, fn, weight, n) for name, weight in (("f0_5", 0.25), ("f1", 1.0), ("f2", 4.0))},
+        "auc": scores.auc(),
+        "pr_auc": scores.pr_auc(),
+        "true_positive_rate": recall,
+        "true_negative_rate": specificity,
+        "false_positive_rate": proportion(fp, negatives, constant=0.0 if negatives else NAN, samples=n),
+        "false_negative_rate": proportion(fn, positives, constant=0.0 if positives else NAN, samples=n),
     }
 
 
-def _f1(tp: int, fp: int, fn: int, *, constant: float) -> Metric:
-    """F1 is 2 J / (1 + J) of Jaccard's J = tp / (tp + fp + fn), a proportion: its Wilson interval carries over."""
-    jaccard = _proportion(tp, tp + fp + fn, constant=NAN)
-    value, lower, upper = (2 * j / (1 + j) for j in (jaccard.value, jaccard.lower, jaccard.upper))
-    return Metric(value, lower, upper, constant)
+def _f_beta(tp: int, fp: int, fn: int, weight: float, n: int) -> Metric:
+    """F with beta² = `weight`: its odds are (1 + weight) tp / (weight fn + fp); the best constant says always yes.
 
-
-def _auc(profile: OutcomeProfile) -> Metric:
-    """Area under the ROC curve from score histograms: P(score of a positive > score of a negative), ties half.
-
-    Scores in one bin count as ties; the error is at most half the probability that a positive and a negative share a
-    bin, and where both are smooth far below it: under 1e-3 for any score spread over a few octaves of
-    `outcome.score_bin`'s 128 bins. Interval: DeLong, DeLong and Clarke-Pearson 1988, on the logit; Wilson's over the
-    rarer class where there is no spread to estimate.
+    Interval: F1 is 2 J / (1 + J) of Jaccard's J = tp / (tp + fp + fn), a proportion, and Wilson's interval carries over.
+    The others add the variance of the mix of both errors to that of J's odds.
     """
-    bins = sorted({key >> 1 for key in profile.scores})
-    positive = np.array([profile.scores[key * 2 + 1] for key in bins], dtype=np.float64)
-    negative = np.array([profile.scores[key * 2] for key in bins], dtype=np.float64)
-    p, q = positive.sum(), negative.sum()
-    if p == 0 or q == 0:
-        return Metric(NAN, NAN, NAN, 0.5)
-    below = (np.cumsum(negative) - negative / 2) / q  # for a positive in this bin
-    above = (np.cumsum(positive[::-1])[::-1] - positive / 2) / p  # for a negative in this bin
-    auc = float((positive * below).sum() / p)
-    spread = _spread_of_mean(below, positive) + _spread_of_mean(above, negative)
-    if spread == 0:  # perfect separation, or one bin: the pairs say nothing of the spread, the rows still do
-        fewer = int(min(p, q))
-        return _proportion(auc * fewer, fewer, constant=0.5)
-    inner = min(max(auc, 1e-12), 1 - 1e-12)
-    error = math.sqrt(spread) / (inner * (1 - inner))
-    middle = math.log(inner / (1 - inner))
-    lower, upper = (float(special.expit(middle + side * CONFIDENCE_Z * error)) for side in (-1, 1))
-    return Metric(auc, lower, upper, 0.5)
+    share = (tp + fn) / n if n else NAN
+    constant = (1 + weight) * share / (weight * share + 1) if share > 0 else NAN
+    wrong, missed = fp + fn, weight * fn + fp
+    if tp + wrong == 0:
+        return Metric(NAN, NAN, NAN, constant, n)
+    value = (1 + weight) * tp / ((1 + weight) * tp + missed)
+    if weight == 1 or tp == 0 or wrong == 0:
+        jaccard = proportion(tp, tp + wrong, constant=NAN)
+        each = missed / wrong if wrong else max(weight, 1.0)
+        lower, upper = ((1 + weight) * j / ((1 + weight) * j + each * (1 - j)) for j in (jaccard.lower, jaccard.upper))
+        return Metric(value, lower, upper, constant, n)
+    of_odds = 1 / tp + (weight * weight * fn + fp) / (missed * missed)
+    return on_logit(value, of_odds * (value * (1 - value)) ** 2, constant=constant, samples=n)
 
 
-def _spread_of_mean(values: Floats, weights: Floats) -> float:
-    n = weights.sum()
-    mean = (values * weights).sum() / n
-    return float(((values - mean) ** 2 * weights).sum() / n / max(n - 1, 1))
+def _probabilistic(profile: OutcomeProfile, prevalence: Floats) -> dict[str, Metric]:
+    """Log loss in nats, Brier's score and the calibration error; the best constant is the prevalence of each class.
 
-
-def _probabilistic(profile: OutcomeProfile, prevalence: Floats, *, has_brier: bool = True) -> dict[str, Metric]:
-    """Log loss in nats and Brier's score; the best constant is the prevalence of each class."""
-    n = profile.probable
+    Brier's score is the squared error of the positive's probability, with several classes the sum over all of them.
+    """
     present = prevalence[prevalence > 0]
-    constants = {"log_loss": float(-(present * np.log(present)).sum()) if len(present) else NAN}
-    if has_brier:
-        constants["brier"] = float(prevalence[0] * prevalence[1]) if len(prevalence) == 2 else NAN
-    if n == 0:
-        return {name: Metric(NAN, NAN, NAN, constant) for name, constant in constants.items()}
+    entropy = float(-(present * np.log(present)).sum()) if len(present) else NAN
+    impurity = float(1 - (present**2).sum()) if len(present) else NAN
+    if profile.task is Task.BINARY:
+        impurity /= 2
     return {
-        name: _mean(profile.sums[name].value / n, profile.sums[f"{name}_squared"].value / n, n, constant=constant)
-        for name, constant in constants.items()
+        "log_loss": _loss(profile, "log_loss", profile.probable, entropy),
+        "brier": _loss(profile, "brier", profile.scored, impurity),
+        "calibration_error": _calibration_error(profile),
     }
+
+
+def _loss(profile: OutcomeProfile, name: str, n: int, constant: float) -> Metric:
+    if n == 0:
+        return undefined(constant)
+    return positive_mean(profile.sums[name].value / n, profile.sums[f"{name}_squared"].value / n, n, constant=constant)
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """What came of ten bins of confidence: rows, the sum of their confidences, and how many came true."""
+
+    rows: Floats
+    confidence: Floats
+    true: Floats
+
+    @classmethod
+    def of(cls, profile: OutcomeProfile) -> Reliability:
+        """Of a profile; bins without rows are 0."""
+        keys, counts = profile.reliability.arrays()
+        rows = np.bincount(keys >> 1, weights=counts, minlength=RELIABILITY_BINS)
+        true = np.bincount(keys >> 1, weights=counts * (keys & 1), minlength=RELIABILITY_BINS)
+        confidence = np.array([profile.sums[name].value for name in CONFIDENCE_SUMS])
+        return cls(rows.astype(np.float64), confidence, true.astype(np.float64))
+
+
+def _calibration_error(profile: OutcomeProfile) -> Metric:
+    """Expected calibration error: the mean over the rows of |mean confidence - share that came true| of their bin.
+
+    Ten bins of equal width, an edge in the lower one. A calibrated model's is not 0 but the noise of its bins; so the
+    interval's lower end leaves that noise out, all of it, and the upper end none. The best constant is calibrated.
+    """
+    part = Reliability.of(profile)
+    n = float(part.rows.sum())
+    if n == 0:
+        return undefined(0.0)
+    gap = np.abs(part.confidence - part.true) / n
+    share = (part.true + 0.5) / (part.rows + 1)
+    noise = np.sqrt(part.rows * share * (1 - share)) / n
+    value, error = float(gap.sum()), CONFIDENCE_Z * math.sqrt(float((noise**2).sum()))
+    hidden = math.sqrt(2 / math.pi) * float(noise.sum())
+    return Metric(value, max(value - hidden - error, 0.0), min(value + error, 1.0), 0.0, int(n))
 
 
 _SHAPES = {"precision": (1.0, 0.0), "recall": (0.0, 1.0), "f1": (1.0, 1.0), "f0_5": (1.0, 0.25), "f2": (1.0, 4.0)}
 """Each ratio of a class is (c + t) hits / (c chosen + t support): its c and t."""
 
-_MACRO = ("precision", "recall", "f1")
-_WEIGHTED = ("precision", "f0_5", "f1", "f2")
-
 
 def _multiclass(profile: OutcomeProfile) -> dict[str, Metric]:
     n = sum(profile.pairs.values())
     if n == 0:
-        names = ("accuracy", *_MACRO, "weighted_recall", *(f"weighted_{name}" for name in _WEIGHTED))
-        return dict.fromkeys(names, Metric(NAN, NAN, NAN, NAN))
+        return dict.fromkeys(("accuracy", *_SHAPES, *(f"weighted_{name}" for name in _SHAPES)), undefined())
     confusion = _Confusion.of(profile)
-    accuracy = _proportion(int(confusion.hits.sum()), n, constant=float(confusion.support.max()) / n)
+    accuracy = proportion(int(confusion.hits.sum()), n, constant=float(confusion.support.max()) / n)
     return {
         "accuracy": accuracy,
-        **{name: confusion.macro(*_SHAPES[name]) for name in _MACRO},
+        **{name: confusion.macro(*shape) for name, shape in _SHAPES.items()},
+        **{f"weighted_{name}": confusion.weighted(*shape) for name, shape in _SHAPES.items()},
         "weighted_recall": accuracy,
-        **{f"weighted_{name}": confusion.weighted(*_SHAPES[name]) for name in _WEIGHTED},
+        **confusion.by_class(),
     }
 
 
@@ -223,6 +376,7 @@ def _multiclass(profile: OutcomeProfile) -> dict[str, Metric]:
 class _Confusion:
     """Sparse confusion: `count` rows of class `truth` predicted as `predicted`, and by class: truths, choices, hits."""
 
+    labels: list[str]
     truth: Ints
     predicted: Ints
     count: Floats
@@ -240,6 +394,7 @@ class _Confusion:
         count = np.array(list(profile.pairs.values()), dtype=np.float64)
         hit = truth == predicted
         return cls(
+            labels,
             truth,
             predicted,
             count,
@@ -264,6 +419,18 @@ class _Confusion:
         slope = self._slope(ratio, by_chosen, by_truth, weight=self.support / n) + (ratio[self.truth] - value) / n
         return self._metric(value, slope, self._of_constant(by_chosen, by_truth) * float(self.support.max() / n))
 
+    def by_class(self) -> dict[str, Metric]:
+        """Each class against all others; the rows of a figure are those of its denominator."""
+        n, found = int(self.count.sum()), {}
+        for k in np.argsort(-self.support, kind="stable")[:MOST_CLASSES].tolist():
+            label, tp = self.labels[k], int(self.hits[k])
+            fn, fp = int(self.support[k]) - tp, int(self.chosen[k]) - tp
+            found[f"precision[{label}]"] = proportion(tp, tp + fp, constant=(tp + fn) / n)
+            found[f"recall[{label}]"] = proportion(tp, tp + fn, constant=1.0 if tp + fn else NAN)
+            found[f"specificity[{label}]"] = proportion(n - tp - fp - fn, n - tp - fn, constant=1.0)
+            found[f"f1[{label}]"] = _f_beta(tp, fp, fn, 1.0, n)
+        return found
+
     def _ratio(self, by_chosen: float, by_truth: float) -> Floats:
         return _divide((by_chosen + by_truth) * self.hits, by_chosen * self.chosen + by_truth * self.support)
 
@@ -282,7 +449,7 @@ class _Confusion:
     def _metric(self, value: float, slope: Floats, constant: float) -> Metric:
         """With the delta method's interval over multinomial cells."""
         error = CONFIDENCE_Z * math.sqrt(float((self.count * slope**2).sum()))
-        return Metric(value, max(value - error, 0.0), min(value + error, 1.0), constant)
+        return Metric(value, max(value - error, 0.0), min(value + error, 1.0), constant, int(self.count.sum()))
 
 
 def _by_class(index: Ints, *, weights: Floats, classes: int) -> Floats:
@@ -294,31 +461,6 @@ def _divide(numerator: Floats, denominator: Floats) -> Floats:
     return np.asarray(
         np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0), dtype=np.float64
     )
-
-
-def _proportion(hits: float, n: int, *, constant: float) -> Metric:
-    """A share with Wilson's interval (1927)."""
-    if n == 0:
-        return Metric(NAN, NAN, NAN, constant)
-    share, square = hits / n, CONFIDENCE_Z**2
-    middle = (share + square / (2 * n)) / (1 + square / n)
-    half = CONFIDENCE_Z * math.sqrt(share * (1 - share) / n + square / (4 * n * n)) / (1 + square / n)
-    return Metric(share, min(max(middle - half, 0.0), share), max(min(middle + half, 1.0), share), constant)
-
-
-def _mean(mean: float, mean_square: float, n: int, *, constant: float, floor: float = 0.0) -> Metric:
-    """A mean with its normal interval; `mean_square` is the mean of the squares."""
-    error = CONFIDENCE_Z * math.sqrt(max(mean_square - mean * mean, 0.0) / max(n - 1, 1))
-    return Metric(mean, max(mean - error, floor), mean + error, constant)
-
-
-def _median_deviation(profile: OutcomeProfile) -> float:
-    """Mean absolute error of predicting the median, from the histogram of truths (bins 3 % wide)."""
-    keys = sorted(profile.targets)
-    count = np.array([profile.targets[key] for key in keys], dtype=np.float64)
-    middle = np.array([value_of_bin(key) for key in keys])
-    median = middle[np.searchsorted(np.cumsum(count), count.sum() / 2)]
-    return float((np.abs(middle - median) * count).sum() / count.sum())
 
 
 def _prevalences(profile: OutcomeProfile) -> Floats:

@@ -7,12 +7,14 @@ here is rounded. `ExactSum` adds floats as the integers they are; `remove` undoe
 from __future__ import annotations
 
 import json
+import math
 import struct
+import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,20 +23,41 @@ import zstandard
 
 from stream_monitor.errors import StateError
 from stream_monitor.records import Flags, Floats, Ints
+from stream_monitor.summarize.histogram import Histogram
 
-FORMAT = 2
+FORMAT = 3
 _UNIT_BITS = 1126  # a float's 53-bit mantissa times 2^(exponent - 53): the smallest exponent is -1073
 _HALF_BITS = 26
+_CHUNK_BITS = 4
 _LARGEST = 1e75  # fourth powers of errors must stay finite; a larger target is counted as unusable
-_PROBABILITY_FLOOR = 1e-15  # log loss of a certain and wrong prediction: 34.5 instead of infinity
+PROBABILITY_FLOOR = float(
+    np.finfo(np.float64).eps
+)  # a certain and wrong prediction loses 36.04, as scikit-learn has it
+TARGET_FLOOR = PROBABILITY_FLOOR  # what a relative error is divided by at least, there too
 _FALSE = pa.scalar(False)
 DECISION = 0.5  # the threshold of a score where an event carries no predicted label
-SCORE_BINS_PER_OCTAVE = 128
+SCORE_BINS_PER_OCTAVE = (
+    512  # with 128, PR-AUC is off by .001 on scores of rare events (tests/benchmarks/performance.py)
+)
 _SCORE_FLOOR = 2.0**-40
-_VALUE_BINS_PER_OCTAVE = 32
+VALUE_BINS_PER_OCTAVE = 128
+RELIABILITY_BINS = 10
+_RELIABILITY_EDGES = np.linspace(0.0, 1.0, RELIABILITY_BINS + 1)[1:-1]
 
 
 K = TypeVar("K")
+
+_JSON = json.JSONEncoder(separators=(",", ":"))
+
+
+class _Compression(threading.local):
+    """A compressor of each thread: to make one costs as much as to compress a cohort, and a batch of labels writes a thousand."""
+
+    def __init__(self) -> None:
+        self.level_1 = zstandard.ZstdCompressor(level=1, write_checksum=True)
+
+
+_COMPRESSION = _Compression()
 
 
 class Task(StrEnum):
@@ -97,14 +120,61 @@ class Joined:
     score: Floats  # predicted probability of the positive label, NaN where none
     value: Floats  # predicted number, NaN where none
     truth_probability: Floats  # several classes: the probability the prediction gave the truth, NaN where none
+    label_probability: Floats | None = None  # several classes: that it gave its own label; None: all NaN
+    squared_probability: Floats | None = None  # several classes: the sum of the squares of all; None: all NaN
 
     def __len__(self) -> int:
         return len(self.truth_number)
 
+    def take(self, row: Ints) -> Joined:
+        """Some of the rows, in this order."""
+        index = pa.array(row)
+        return Joined(
+            truth_label=self.truth_label.take(index),
+            truth_number=self.truth_number[row],
+            label=self.label.take(index),
+            score=self.score[row],
+            value=self.value[row],
+            truth_probability=self.truth_probability[row],
+            label_probability=None if self.label_probability is None else self.label_probability[row],
+            squared_probability=None if self.squared_probability is None else self.squared_probability[row],
+        )
 
-REGRESSION_SUMS = ("target", "target_squared", "error", "absolute", "squared", "cubed", "fourth")
-BINARY_SUMS = ("log_loss", "log_loss_squared", "brier", "brier_squared")
-MULTICLASS_SUMS = ("log_loss", "log_loss_squared")
+
+def class_probabilities(texts: pa.Array, truth: pa.Array, label: pa.Array) -> tuple[Floats, Floats, Floats]:
+    """What each prediction gave its truth and its own label, and the sum of the squares of all; NaN where it did not say.
+
+    `texts`: the probabilities as JSON objects. Row by row: every event has an object of its own.
+    """
+    found = np.full((3, len(texts)), np.nan)
+    rows = zip(texts.to_pylist(), truth.to_pylist(), label.to_pylist(), strict=True)
+    for i, (text, true, predicted) in enumerate(rows):
+        if text is not None:
+            told = json.loads(text)
+            found[0, i] = _number(told.get(true))
+            found[1, i] = _number(told.get(predicted))
+            found[2, i] = sum(_number(part) ** 2 for part in told.values())
+    return found[0], found[1], found[2]
+
+
+def _number(part: object) -> float:
+    return float(part) if isinstance(part, int | float) else math.nan
+
+
+REGRESSION_SUMS = (
+    "target",
+    "target_squared",
+    "error",
+    "absolute",
+    "squared",
+    "cubed",
+    "fourth",
+    "relative",
+    "relative_squared",
+)
+CONFIDENCE_SUMS = tuple(f"confidence_{k}" for k in range(RELIABILITY_BINS))
+BINARY_SUMS = ("log_loss", "log_loss_squared", "brier", "brier_squared", *CONFIDENCE_SUMS)
+MULTICLASS_SUMS = BINARY_SUMS
 _SUMS: Mapping[Task, tuple[str, ...]] = {
     Task.REGRESSION: REGRESSION_SUMS,
     Task.BINARY: BINARY_SUMS,
@@ -122,7 +192,10 @@ class OutcomeProfile:
 
     `rows`: usable rows. `unusable`: rows without a readable prediction or truth for the task. `pairs`: (truth,
     predicted) -> rows; binary uses "1" for the positive label and "0" for every other. `scores`: bin * 2 + truth ->
-    rows for binary scores. `targets`: bin -> rows of regression truths. `probable`: rows that have a probability.
+    rows for binary scores. `targets` and `errors`: bin -> rows of regression truths and of predicted - true.
+    `probable`: rows with the probability of their truth; `scored`: those with a Brier score. `reliability`: bin * 2 +
+    what came true -> rows by the confidence of the prediction, the score or the probability of the predicted class;
+    the sums `confidence_k` are of the confidences in bin k. `derived`: what readers worked out; a change forgets it.
     """
 
     task: Task
@@ -130,10 +203,14 @@ class OutcomeProfile:
     rows: int = 0
     unusable: int = 0
     probable: int = 0
+    scored: int = 0
     pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
-    scores: Counter[int] = field(default_factory=Counter)
-    targets: Counter[int] = field(default_factory=Counter)
+    scores: Histogram = field(default_factory=Histogram)
+    targets: Histogram = field(default_factory=Histogram)
+    errors: Histogram = field(default_factory=Histogram)
+    reliability: Histogram = field(default_factory=Histogram)
     sums: dict[str, ExactSum] = field(default_factory=dict)
+    derived: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in _SUMS[self.task]:
@@ -157,50 +234,55 @@ class OutcomeProfile:
             self.rows + other.rows,
             self.unusable + other.unusable,
             self.probable + other.probable,
+            self.scored + other.scored,
             _added(self.pairs, other.pairs),
-            _added(self.scores, other.scores),
-            _added(self.targets, other.targets),
-            {name: ExactSum(total.units + other.sums[name].units) for name, total in self.sums.items()},
+            **{name: getattr(self, name).merge(getattr(other, name)) for name in HISTOGRAMS},
+            sums={name: ExactSum(total.units + other.sums[name].units) for name, total in self.sums.items()},
         )
+
+    def absorb(self, other: OutcomeProfile) -> None:
+        """Take the rows of another profile in; as `merge`, in place."""
+        both = self.merge(other)
+        self.derived.clear()
+        for part in fields(OutcomeProfile):
+            if part.compare:
+                setattr(self, part.name, getattr(both, part.name))
 
     def to_bytes(self) -> bytes:
         """Compact and versioned; no pickle. Equal profiles give equal bytes."""
+        histograms = [getattr(self, name).to_bytes() for name in HISTOGRAMS]
         content = {
             "task": self.task,
             "positive_label": self.positive_label,
-            "counts": [self.rows, self.unusable, self.probable],
+            "counts": [self.rows, self.unusable, self.probable, self.scored],
             "pairs": sorted([*key, count] for key, count in self.pairs.items()),
-            "scores": len(self.scores),
-            "sums": {name: f"{total.units:x}" for name, total in sorted(self.sums.items())},
+            "histograms": [len(body) for body in histograms],
+            "sums": {name: f"{total.units:x}" for name, total in sorted(self.sums.items()) if total.units},
         }
-        head = json.dumps(content, separators=(",", ":")).encode()
-        scores = _packed(self.scores)
-        body = struct.pack("<I", len(head)) + head + scores + _packed(self.targets)
-        compressor = zstandard.ZstdCompressor(level=1, write_checksum=True)
-        return struct.pack("<B", FORMAT) + compressor.compress(body)
+        head = _JSON.encode(content).encode()
+        body = struct.pack("<I", len(head)) + head + b"".join(histograms)
+        return struct.pack("<B", FORMAT) + _COMPRESSION.level_1.compress(body)
 
     @classmethod
     def from_bytes(cls, state: bytes) -> OutcomeProfile:
         """The profile that was stored; raises StateError if it is damaged or of another format."""
-        if state[:1] != struct.pack("<B", FORMAT):
+        if not is_current(state):
             raise StateError(f"an outcome profile of a format other than {FORMAT}")
         try:
             body = zstandard.ZstdDecompressor().decompress(state[1:])
-            head = 4 + struct.unpack("<I", body[:4])[0]
-            content = json.loads(body[4:head])
-            rows, unusable, probable = content["counts"]
-            table = np.frombuffer(body, "<i8", offset=head).reshape(-1, 2)
-            scores, targets = table[: content["scores"]].tolist(), table[content["scores"] :].tolist()
+            at = 4 + struct.unpack("<I", body[:4])[0]
+            content = json.loads(body[4:at])
+            histograms = {}
+            for name, size in zip(HISTOGRAMS, content["histograms"], strict=True):
+                histograms[name] = Histogram.from_bytes(body[at : at + size])
+                at += size
             return cls(
                 Task(content["task"]),
                 content["positive_label"],
-                rows,
-                unusable,
-                probable,
-                Counter({(truth, predicted): count for truth, predicted, count in content["pairs"]}),
-                Counter(dict(scores)),
-                Counter(dict(targets)),
-                {name: ExactSum(int(units, 16)) for name, units in content["sums"].items()},
+                *content["counts"],
+                pairs=Counter({(truth, predicted): count for truth, predicted, count in content["pairs"]}),
+                **histograms,
+                sums={name: ExactSum(int(units, 16)) for name, units in content["sums"].items()},
             )
         except (zstandard.ZstdError, struct.error, ValueError, KeyError, TypeError) as error:
             raise StateError(f"an outcome profile cannot be read: {error}") from error
@@ -209,42 +291,56 @@ class OutcomeProfile:
         shares(joined, self.task, positive_label=self.positive_label).fold([self], None, sign)
 
 
+HISTOGRAMS = ("scores", "targets", "errors", "reliability")
+
+
+def is_current(state: bytes) -> bool:
+    """Whether stored bytes are of the format that is read; formats before it lack what cannot be made up."""
+    return state[:1] == struct.pack("<B", FORMAT)
+
+
 @dataclass(frozen=True, slots=True)
 class Shares:
     """What each of n joined rows adds to a profile, worked out once however many profiles it enters.
 
-    `pair`, `score` and `target`: (row, code) of the rows that have one. `pairs`: what a pair's code stands for.
-    `sums`: (row, value) of each sum; a row may stand there twice.
+    `pair`, `histograms` and `confidence`: (row, code) of the rows that have one. `pairs`: what a pair's code stands
+    for. `sums`: (row, value) of each sum; a row may stand there twice. `confidence`: (row, bin, value).
     """
 
     usable: Flags
+    probable: Ints  # rows
+    scored: Ints  # rows
     pairs: Sequence[tuple[str, str]]
     pair: tuple[Ints, Ints]
-    score: tuple[Ints, Ints]  # code: bin * 2 + truth
-    target: tuple[Ints, Ints]  # code: bin
-    probable: Ints  # rows
+    histograms: Mapping[str, tuple[Ints, Ints]]
     sums: Mapping[str, tuple[Ints, Floats]]
+    confidence: tuple[Ints, Ints, Floats]
 
     def fold(self, profiles: Sequence[OutcomeProfile], place: Ints | None, sign: int) -> None:
         """Add (sign 1) or remove (-1) every row in the profile its `place` (n,) says; None: all in the one there is."""
         where = np.zeros(len(self.usable), np.int64) if place is None else place
         many = len(profiles)
-        all_rows = np.bincount(where, minlength=many).tolist()
-        usable = np.bincount(where[self.usable], minlength=many).tolist()
-        probable = np.bincount(where[self.probable], minlength=many).tolist()
-        for profile, n, fine, likely in zip(profiles, all_rows, usable, probable, strict=True):
-            profile.rows += sign * fine
-            profile.unusable += sign * (n - fine)
-            profile.probable += sign * likely
-        for at, code, count in _tally(where[self.pair[0]], self.pair[1]):
-            _bump(profiles[at].pairs, self.pairs[code], sign * count)
-        for at, code, count in _tally(where[self.score[0]], self.score[1]):
-            _bump(profiles[at].scores, code, sign * count)
-        for at, code, count in _tally(where[self.target[0]], self.target[1]):
-            _bump(profiles[at].targets, code, sign * count)
+        parts = (where, where[self.usable], where[self.probable], where[self.scored])
+        counts = np.stack([np.bincount(part, minlength=many) for part in parts], axis=1).tolist()
+        for profile, (rows, usable, probable, scored) in zip(profiles, counts, strict=True):
+            profile.derived.clear()
+            profile.rows += sign * usable
+            profile.unusable += sign * (rows - usable)
+            profile.probable += sign * probable
+            profile.scored += sign * scored
+        for at, codes, tallies in _tallied(where[self.pair[0]], self.pair[1]):
+            for code, tally in zip(codes.tolist(), tallies.tolist(), strict=True):
+                _bump(profiles[at].pairs, self.pairs[code], sign * tally)
+        for name, (row, code) in self.histograms.items():
+            for at, codes, tallies in _tallied(where[row], code):
+                getattr(profiles[at], name).add(codes, sign * tallies)
         for name, (row, values) in self.sums.items():
             for at, units in enumerate(_units(values, where[row], many)):
                 profiles[at].sums[name].units += sign * units
+        row, code, values = self.confidence
+        for cell, units in enumerate(_units(values, where[row] * RELIABILITY_BINS + code, many * RELIABILITY_BINS)):
+            if units:
+                profiles[cell // RELIABILITY_BINS].sums[CONFIDENCE_SUMS[cell % RELIABILITY_BINS]].units += sign * units
 
 
 def shares(joined: Joined, task: Task, *, positive_label: str | None) -> Shares:
@@ -264,12 +360,17 @@ def _numeric_shares(joined: Joined) -> Shares:
     error = joined.value[row] - target
     squared = error * error
     absolute = np.abs(error)
+    divisible = target != 0
+    relative = absolute[divisible] / np.maximum(np.abs(target[divisible]), TARGET_FLOOR)
     parts = (target, _square(target), error, absolute, squared, squared * absolute, squared * squared)
     sums = {
         name: (np.tile(row, 2) if name == "target_squared" else row, part)
-        for name, part in zip(REGRESSION_SUMS, parts, strict=True)
+        for name, part in zip(REGRESSION_SUMS, parts, strict=False)
     }
-    return Shares(usable, (), (_NONE, _NONE), (_NONE, _NONE), (row, value_bin(target)), _NONE, sums)
+    sums["relative"] = row[divisible], relative
+    sums["relative_squared"] = row[divisible], relative * relative
+    histograms = {"targets": (row, value_bin(target)), "errors": (row, value_bin(error))}
+    return Shares(usable, _NONE, _NONE, (), (_NONE, _NONE), histograms, sums, (_NONE, _NONE, np.zeros(0)))
 
 
 def _binary_shares(joined: Joined, positive_label: str | None) -> Shares:
@@ -280,21 +381,19 @@ def _binary_shares(joined: Joined, positive_label: str | None) -> Shares:
     usable = np.asarray(pc.is_valid(joined.truth_label)) & (has_label | has_score)
     row, scored = np.flatnonzero(usable), np.flatnonzero(usable & has_score)
     true, score = truth[scored], joined.score[scored]
-    loss = -np.log(np.maximum(np.where(true, score, 1 - score), _PROBABILITY_FLOOR))
-    brier = (score - true) ** 2
+    bins = reliability_bin(score)
     return Shares(
         usable,
+        scored,
+        scored,
         (("0", "0"), ("0", "1"), ("1", "0"), ("1", "1")),
         (row, truth[row] * np.int64(2) + positive[row]),
-        (scored, score_bin(score) * 2 + true),
-        (_NONE, _NONE),
-        scored,
+        {"scores": (scored, score_bin(score) * 2 + true), "reliability": (scored, bins * 2 + true)},
         {
-            "log_loss": (scored, loss),
-            "log_loss_squared": (scored, loss**2),
-            "brier": (scored, brier),
-            "brier_squared": (scored, brier**2),
+            **_with_squares("log_loss", scored, _log_loss(np.where(true, score, 1 - score))),
+            **_with_squares("brier", scored, (score - true) ** 2),
         },
+        (scored, bins, score),
     )
 
 
@@ -309,11 +408,36 @@ def _class_shares(joined: Joined) -> Shares:
     names = [
         (truths[key // (len(predictions) + 1)], predictions[key % (len(predictions) + 1)]) for key in seen.tolist()
     ]
-    probability = joined.truth_probability
-    probable = np.flatnonzero(usable & (probability >= 0) & (probability <= 1))
-    loss = -np.log(np.maximum(probability[probable], _PROBABILITY_FLOOR))
-    sums = {"log_loss": (probable, loss), "log_loss_squared": (probable, loss**2)}
-    return Shares(usable, names, (row, pair), (_NONE, _NONE), (_NONE, _NONE), probable, sums)
+    nothing = np.full(len(joined), np.nan)
+    of_truth = joined.truth_probability
+    squares = nothing if joined.squared_probability is None else joined.squared_probability
+    confidence = nothing if joined.label_probability is None else joined.label_probability
+    is_probable = usable & (of_truth >= 0) & (of_truth <= 1)
+    probable, scored = np.flatnonzero(is_probable), np.flatnonzero(is_probable & (squares <= len(joined)))
+    sure = np.flatnonzero(usable & (confidence >= 0) & (confidence <= 1))
+    hit = np.asarray(pc.fill_null(pc.equal(joined.truth_label, joined.label), _FALSE), dtype=np.bool_)[sure]
+    bins = reliability_bin(confidence[sure])
+    return Shares(
+        usable,
+        probable,
+        scored,
+        names,
+        (row, pair),
+        {"reliability": (sure, bins * 2 + hit)},
+        {
+            **_with_squares("log_loss", probable, _log_loss(of_truth[probable])),
+            **_with_squares("brier", scored, np.maximum(squares[scored] - 2 * of_truth[scored] + 1, 0.0)),
+        },
+        (sure, bins, confidence[sure]),
+    )
+
+
+def _with_squares(name: str, row: Ints, values: Floats) -> dict[str, tuple[Ints, Floats]]:
+    return {name: (row, values), f"{name}_squared": (row, values * values)}
+
+
+def _log_loss(probability: Floats) -> Floats:
+    return np.asarray(-np.log(np.maximum(probability, PROBABILITY_FLOOR)), dtype=np.float64)
 
 
 def errors(joined: Joined, task: Task, *, positive_label: str | None = None) -> Floats:
@@ -334,7 +458,7 @@ def errors(joined: Joined, task: Task, *, positive_label: str | None = None) -> 
 def score_bin(score: Floats) -> Ints:
     """The bin of scores in [0, 1], (n,): negative below a half, ascending with the score.
 
-    128 bins for every halving of the distance to the nearer end, down to 2^-40: a bin is at most 0.8 % wide relative
+    512 bins for every halving of the distance to the nearer end, down to 2^-40: a bin is at most 0.2 % wide relative
     to that distance, so rare-event scores of 0.0001 are told apart as well as 0.3 and 0.4.
     """
     lower = score < 0.5
@@ -343,22 +467,31 @@ def score_bin(score: Floats) -> Ints:
     return np.asarray(np.where(lower, step, -step), dtype=np.int64)
 
 
+def reliability_bin(probability: Floats) -> Ints:
+    """Ten bins of equal width; a probability on an edge belongs to the lower one, as scikit-learn has it."""
+    return np.asarray(np.searchsorted(_RELIABILITY_EDGES, probability), dtype=np.int64)
+
+
 def value_bin(value: Floats) -> Ints:
-    """The bin of any finite number, ascending with it: 32 for every doubling of its size, 0 for zero."""
-    size = _log_bin(np.maximum(np.abs(value), 1e-300), _VALUE_BINS_PER_OCTAVE)
-    offset = _log_bin(np.array([1e-300]), _VALUE_BINS_PER_OCTAVE)[0] - 1
+    """The bin of any finite number, ascending with it: 128 for every doubling of its size, 0 for zero."""
+    size = _log_bin(np.maximum(np.abs(value), 1e-300), VALUE_BINS_PER_OCTAVE)
+    offset = _log_bin(np.array([1e-300]), VALUE_BINS_PER_OCTAVE)[0] - 1
     return np.asarray(np.where(value == 0, 0, np.sign(value) * (size - offset)), dtype=np.int64)
 
 
-def value_of_bin(key: int) -> float:
-    """The middle of a `value_bin`."""
-    if key == 0:
-        return 0.0
-    offset = int(_log_bin(np.array([1e-300]), _VALUE_BINS_PER_OCTAVE)[0]) - 1
-    shift = 52 - (_VALUE_BINS_PER_OCTAVE.bit_length() - 1)
-    lower, upper = (abs(key) + offset) << shift, (abs(key) + offset + 1) << shift
-    ends = np.array([lower, upper], dtype=np.int64).view(np.float64)
-    return float(np.sign(key) * (ends[0] / 2 + ends[1] / 2))
+def value_ends(key: Ints) -> tuple[Floats, Floats]:
+    """The lower and the upper end of each `value_bin`; both 0 for zero's."""
+    offset = int(_log_bin(np.array([1e-300]), VALUE_BINS_PER_OCTAVE)[0]) - 1
+    shift = 52 - (VALUE_BINS_PER_OCTAVE.bit_length() - 1)
+    bins, sign = np.abs(key) + offset, np.sign(key)
+    inner, outer = (bins << shift).view(np.float64) * sign, ((bins + 1) << shift).view(np.float64) * sign
+    return np.where(key < 0, outer, inner), np.where(key < 0, inner, outer)
+
+
+def values_of_bins(key: Ints) -> Floats:
+    """The middles of `value_bin`s, (n,): within 0.4 % of every value in them."""
+    lower, upper = value_ends(key)
+    return np.asarray(lower / 2 + upper / 2, dtype=np.float64)
 
 
 def _log_bin(positive: Floats, per_octave: int) -> Ints:
@@ -392,23 +525,33 @@ def _units(values: Floats, place: Ints, many: int) -> list[int]:
         return totals
     mantissa, exponent = np.frexp(values)
     whole = np.ldexp(mantissa, 53).astype(np.int64)
-    high, low = whole >> _HALF_BITS, whole & ((1 << _HALF_BITS) - 1)
-    smallest = int(exponent.min())
-    width = int(exponent.max()) - smallest + 1
-    cells, step = place * width + (exponent - smallest), None
+    # A shift below 16 bits is done in the halves, so that a place whose values are of one size has one cell.
+    chunk, shift = exponent >> _CHUNK_BITS, exponent & ((1 << _CHUNK_BITS) - 1)
+    high, low = (whole >> _HALF_BITS) << shift, (whole & ((1 << _HALF_BITS) - 1)) << shift
+    smallest = int(chunk.min())
+    width = int(chunk.max()) - smallest + 1
+    cells = place * width + (chunk - smallest)
+    step = None
     if many * width > 4 * len(values) + 4096:
         step, cells = np.unique(cells, return_inverse=True)
-    # Each half has at most 27 bits, so a batch of 2^26 rows still sums exactly in a float's 53.
-    for start in range(0, len(values), 1 << 25):
-        rows = slice(start, start + (1 << 25))
-        highs = np.bincount(cells[rows], weights=high[rows])
-        lows = np.bincount(cells[rows], weights=low[rows])
+    size = many * width if step is None else len(step)
+    # A half has at most 42 bits after the shift: 2^20 rows add up in 63.
+    for start in range(0, len(values), 1 << 20):
+        rows = slice(start, start + (1 << 20))
+        highs, lows = np.zeros(size, np.int64), np.zeros(size, np.int64)
+        np.add.at(highs, cells[rows], high[rows])
+        np.add.at(lows, cells[rows], low[rows])
         held = np.flatnonzero((highs != 0) | (lows != 0))
         which = held if step is None else step[held]
         for cell, one, other in zip(which.tolist(), highs[held].tolist(), lows[held].tolist(), strict=True):
-            shift = cell % width + smallest - 53 + _UNIT_BITS
-            totals[cell // width] += ((int(one) << _HALF_BITS) + int(other)) << shift
+            power = ((cell % width + smallest) << _CHUNK_BITS) - 53 + _UNIT_BITS
+            totals[cell // width] += _shifted((one << _HALF_BITS) + other, power)
     return totals
+
+
+def _shifted(units: int, power: int) -> int:
+    """units * 2^power; the lowest chunk of exponents reaches below the unit, by bits that are zero there."""
+    return units << power if power >= 0 else units >> -power
 
 
 def _is_moderate(values: Floats) -> Flags:
@@ -432,31 +575,26 @@ def _indices(encoded: pa.DictionaryArray) -> Ints:
     return np.asarray(pc.fill_null(encoded.indices, 0), dtype=np.int64)
 
 
-def _tally(place: Ints, code: Ints) -> list[tuple[int, int, int]]:
-    """(place, code, rows) of each pair that occurs."""
+def _tallied(place: Ints, code: Ints) -> Iterator[tuple[int, Ints, Ints]]:
+    """(place, codes, rows of each) for the places that occur; the codes ascend."""
     if not len(code):
-        return []
+        return
     low = int(code.min())
     width = int(code.max()) - low + 1
     distinct, count = np.unique(place * width + (code - low), return_counts=True)
-    return list(zip((distinct // width).tolist(), (distinct % width + low).tolist(), count.tolist(), strict=True))
-
-
-def _packed(counter: Counter[int]) -> bytes:
-    """Keys with their counts in the order of the keys."""
-    n = len(counter)
-    keys, counts = np.fromiter(counter, np.int64, n), np.fromiter(counter.values(), np.int64, n)
-    order = np.argsort(keys)
-    table = np.empty((n, 2), "<i8")
-    table[:, 0], table[:, 1] = keys[order], counts[order]
-    return bytes(table.tobytes())
+    codes = distinct % width + low
+    places, first = np.unique(distinct // width, return_index=True)
+    for at, start, stop in zip(places.tolist(), first.tolist(), [*first[1:].tolist(), len(codes)], strict=True):
+        yield at, codes[start:stop], count[start:stop]
 
 
 def _bump(counter: Counter[K], key: K, count: int) -> None:
     """Count, and forget keys that are back at nothing, so that equal profiles look equal."""
-    counter[key] += count
-    if counter[key] == 0:
-        del counter[key]
+    total = counter.get(key, 0) + count
+    if total:
+        counter[key] = total
+    else:
+        counter.pop(key, None)
 
 
 def _added(one: Counter[K], other: Counter[K]) -> Counter[K]:

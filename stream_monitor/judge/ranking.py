@@ -1,0 +1,101 @@
+"""How well scores rank: areas under the ROC and the precision-recall curve, from histograms of scores that merge.
+
+Scores in one bin of `summarize.outcome.score_bin` count as ties, and ties as scikit-learn counts them. So the ROC area is
+off by at most half the share of (positive, negative) pairs that share a bin; the precision-recall area by a term of first
+order in the width of a bin. Both are within 1e-3 on scores that spread over 5 % or more of their distance to the nearer of
+0 and 1, however skewed (`tests/benchmarks/performance.py`: calibrated, rare, saturated, rounded), and exact where scores
+are rounded to steps wider than a bin. Scores closer together than that are told apart less well: normal ones of deviation
+.002 around a half lose .001 of the ROC area and .02 of the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stream_monitor.judge.metric import Metric, on_logit, proportion, undefined
+from stream_monitor.records import Floats
+from stream_monitor.summarize.histogram import Histogram
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Positives and negatives by bins of the score, (k,), ascending."""
+
+    positive: Floats
+    negative: Floats
+
+    @classmethod
+    def of(cls, scores: Histogram) -> Ranks:
+        """Of a histogram whose keys are bin * 2 + truth."""
+        keys, counts = scores.arrays()
+        bins, place = np.unique(keys >> 1, return_inverse=True)
+        weights = [np.where(keys & 1 == truth, counts, 0).astype(np.float64) for truth in (1, 0)]
+        positive, negative = (np.bincount(place, weights=weight, minlength=len(bins)) for weight in weights)
+        return cls(positive.astype(np.float64), negative.astype(np.float64))
+
+    def auc(self) -> Metric:
+        """Area under the ROC curve: P(score of a positive > score of a negative), ties half.
+
+        Interval: DeLong, DeLong and Clarke-Pearson (1988), on the logit; Wilson's over the rarer class where there is
+        no spread to estimate, as when the classes are apart.
+        """
+        p, q = float(self.positive.sum()), float(self.negative.sum())
+        if p == 0 or q == 0:
+            return undefined(0.5)
+        below = (np.cumsum(self.negative) - self.negative / 2) / q  # for a positive in this bin
+        above = (np.cumsum(self.positive[::-1])[::-1] - self.positive / 2) / p  # for a negative in this bin
+        area = float((self.positive * below).sum() / p)
+        variance = _variance_of_mean(below, self.positive) + _variance_of_mean(above, self.negative)
+        if variance == 0:
+            fewer = int(min(p, q))
+            return proportion(area * fewer, fewer, constant=0.5, samples=int(p + q))
+        return on_logit(area, variance, constant=0.5, samples=int(p + q))
+
+    def pr_auc(self) -> Metric:
+        """Average precision: the mean over the positives of the precision at their score, as a step function.
+
+        Interval: the delta method over multinomial cells, on the logit. With one more row in a cell the precisions at
+        all lower scores move; the slopes add up to none over the rows, the area being free of their number.
+        """
+        p, q = float(self.positive.sum()), float(self.negative.sum())
+        if p == 0:
+            return undefined()
+        found, false = (np.cumsum(part[::-1])[::-1] for part in (self.positive, self.negative))
+        chosen = found + false
+        precision = found / chosen
+        area = float((self.positive * precision).sum() / p)
+        constant = p / (p + q)
+        per_row = self.positive / (chosen * chosen)
+        of_positive = (precision + np.cumsum(per_row * false) - area) / p
+        of_negative = -np.cumsum(per_row * found) / p
+        variance = float((self.positive * of_positive**2 + self.negative * of_negative**2).sum())
+        if variance < 1e-24:
+            return proportion(area * p, int(p), constant=constant, samples=int(p + q))
+        return on_logit(area, variance, constant=constant, samples=int(p + q))
+
+    def curves(self, points: int) -> dict[str, dict[str, list[float]]]:
+        """Both curves at thresholds that fall, thinned to so many points; the names are SageMaker's."""
+        p, q = float(self.positive.sum()), float(self.negative.sum())
+        if p == 0 or q == 0:
+            return {}
+        found, false = (np.cumsum(part[::-1]) for part in (self.positive, self.negative))
+        kept = np.unique(np.linspace(0, len(found) - 1, min(points, len(found))).astype(np.int64))
+        found, false = found[kept], false[kept]
+        return {
+            "receiver_operating_characteristic_curve": {
+                "false_positive_rates": [0.0, *(false / q).tolist()],
+                "true_positive_rates": [0.0, *(found / p).tolist()],
+            },
+            "precision_recall_curve": {
+                "precisions": [1.0, *(found / (found + false)).tolist()],
+                "recalls": [0.0, *(found / p).tolist()],
+            },
+        }
+
+
+def _variance_of_mean(values: Floats, weights: Floats) -> float:
+    n = weights.sum()
+    average = (values * weights).sum() / n
+    return float(((values - average) ** 2 * weights).sum() / n / max(n - 1, 1))
