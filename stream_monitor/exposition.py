@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import platform
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version as installed_version
 
 import numpy as np
@@ -45,6 +45,14 @@ Samples = dict[str, list[tuple[LabelValues, float]]]
 
 
 @dataclass(frozen=True, slots=True)
+class Deliveries:
+    """What waits to be delivered to the targets of one kind."""
+
+    waiting: int
+    oldest_age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Service:
     """What the loop around the engine knows. `checkpoints`: durations in seconds by bucket, with their sum."""
 
@@ -53,6 +61,7 @@ class Service:
     memory_bytes: float | None = None
     checkpoints: Distribution | None = None
     dead_letters: int = 0
+    deliveries: Mapping[str, Deliveries] = field(default_factory=dict)
     machine: Machine | None = None
 
 
@@ -100,6 +109,9 @@ def _service(engine: Engine, service: Service, samples: Samples) -> None:
     samples["rows_parked"] = [((), engine.flow.parked_rows())]
     samples["join_backlog_labels"] = [((), engine.truth.pending_labels())]
     samples["dead_letters_total"] = [((), service.dead_letters)]
+    for target, standing in service.deliveries.items():
+        samples["deliveries_waiting"].append(((target,), standing.waiting))
+        samples["deliveries_oldest_age_seconds"].append(((target,), standing.oldest_age_seconds))
     samples["reject_storm"] = [((str(s),), float(storm.raging)) for s, storm in engine.storms.items()]
 
 
@@ -135,6 +147,8 @@ def _counters(engine: Engine, samples: Samples) -> None:
             samples["events_total"].append((key, count))
         elif name == "rejected":
             samples["rejected_total"].append(((labels["stream"], labels["reason"]), count))
+        elif name == "deliveries":
+            samples["deliveries_total"].append(((labels["target"], labels["outcome"]), count))
         elif name == "dropped_values":
             samples["dropped_values_total"].append(((labels["reason"],), count))
         elif name == "detector_changes":

@@ -15,15 +15,16 @@ from stream_monitor.config import Config
 from stream_monitor.ending import Ending
 from stream_monitor.engine import Engine, Refused
 from stream_monitor.errors import PeerError, UsageError
+from stream_monitor.exposition import Deliveries, snapshot
 from stream_monitor.exposition import Service as ServiceFigures
-from stream_monitor.exposition import snapshot
 from stream_monitor.machine import look
+from stream_monitor.outbox import Outbox, changed_incidents, commit_time, open_outbox
 from stream_monitor.publish.catalogue import CHECKPOINT_BUCKETS
 from stream_monitor.publish.collector import Publisher
 from stream_monitor.publish.http import Server, create_app
 from stream_monitor.publish.log import fields
 from stream_monitor.publish.snapshot import Distribution
-from stream_monitor.records import Incident
+from stream_monitor.records import MICROSECONDS, Incident
 from stream_monitor.source import open_sink, open_source
 from stream_monitor.source.protocol import Source
 from stream_monitor.source.sink import Sink
@@ -51,11 +52,13 @@ class Service:
         source: Source,
         *,
         dead_letters: Sink | None = None,
+        outbox: Outbox | None = None,
         on_incidents: Callable[[list[Incident]], None] | None = None,
     ) -> None:
         self.config = config
         self.engine = engine
         self._dead_letters = dead_letters
+        self._outbox = outbox
         self._on_incidents = on_incidents
         self._sent = 0
         self._letters: list[tuple[str, bytes | None, bytes, list[tuple[str, bytes]]]] = []
@@ -68,7 +71,7 @@ class Service:
             engine,
             fetch(source, config, positions=engine.positions()),
             on_refused=self._refuse,
-            before_commit=self._flush,
+            before_commit=self._prepare,
             on_checkpoint=self._tell,
         )
         self.view = LiveView(self.monitor)
@@ -86,7 +89,7 @@ class Service:
             while not stop.wait(IDLE_SECONDS):  # files are read to their end: people may still ask and promote
                 self.monitor.rest()
             self.monitor.fetcher.close()
-            if self._flush():
+            if self._prepare():
                 self.engine.close()
         finally:
             # After an error nothing is written: what the engine holds may be half of a step.
@@ -99,8 +102,18 @@ class Service:
         self.view.close()
         if self._dead_letters is not None:
             self._dead_letters.close()
+        if self._outbox is not None:
+            self._outbox.close()
 
     # -- around a checkpoint ---------------------------------------------------------------------
+
+    def _prepare(self) -> bool:
+        """What belongs to the coming commit; False when it has to wait for the dead letters."""
+        if not self._flush():
+            return False
+        if self._outbox is not None:
+            self._outbox.write(changed_incidents(self.engine), at=commit_time(self.engine))
+        return True
 
     def _refuse(self, refused: Refused) -> None:
         if self._dead_letters is None:
@@ -141,12 +154,22 @@ class Service:
                 extra=fields(incident=incident.id, model=incident.line.model, version=incident.line.version,
                        kind=str(incident.kind), severity=str(incident.severity), summary=incident.summary),
             )  # fmt: skip
+        if self._outbox is not None:
+            self._outbox.send()
         if changed and self._on_incidents is not None:
             self._on_incidents(changed)
         now = time.monotonic()
         if changed or self.monitor.is_asked or now >= self._publishing.due:
             self._publish()
             self._publishing.done(now, time.monotonic())
+
+    def _deliveries(self) -> dict[str, Deliveries]:
+        now_us = time.time() * MICROSECONDS
+        standing = {} if self._outbox is None else self._outbox.standing()
+        return {
+            kind: Deliveries(s.waiting, 0.0 if s.oldest_us is None else max(0.0, (now_us - s.oldest_us) / MICROSECONDS))
+            for kind, s in standing.items()
+        }
 
     def _publish(self) -> None:
         self.view.refresh()
@@ -157,6 +180,7 @@ class Service:
             memory_bytes=resident_bytes(),
             checkpoints=Distribution(tuple(self._durations), self._duration_total),
             dead_letters=self._sent,
+            deliveries=self._deliveries(),
             machine=look(self.config.state),
         )
         self.publisher.publish(snapshot(self.engine, figures))
@@ -179,7 +203,8 @@ def serve(config: Config, ending: Ending) -> None:
         engine = open_engine(config, store)
         source = open_source(config, clock=time.monotonic)
         dead_letters = open_sink(config) if config.source.dead_letter_topic else None
-        service = Service(config, engine, source, dead_letters=dead_letters)
+        outbox = open_outbox(config, engine)
+        service = Service(config, engine, source, dead_letters=dead_letters, outbox=outbox)
         log.info("started", extra=fields(state=str(config.state), positions=len(engine.positions())))
         ending.in_order = True
         service.run(ending.asked)

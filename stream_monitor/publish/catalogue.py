@@ -93,6 +93,10 @@ _SERVICE = (
     _counter("dropped_values_total", "Feature values left out of events by the reason.", ("reason",)),
     _gauge("reject_storm", "1 while more than half of a stream's records are refused.", ("stream",)),
     _counter("dead_letters_total", "Refused records written to the dead-letter topic."),
+    _counter("deliveries_total", "Events of incidents, and failed attempts, by the kind of target.",
+             ("target", "outcome")),
+    _gauge("deliveries_waiting", "Events of incidents that wait to be delivered.", ("target",)),
+    _gauge("deliveries_oldest_age_seconds", "How long the oldest of them waits.", ("target",), unit="seconds"),
     _gauge("series", "Series in this exposition, this one included."),
     _counter("series_dropped_total", "Series left out for limits.series, counted in every snapshot."),
 )  # fmt: skip

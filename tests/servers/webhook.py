@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -27,14 +28,16 @@ class Post:
 class Webhook:
     """An HTTP server on a free port of loopback. `status` is what it answers with and may be changed at any time."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
         self.status = 200
         self._posts: list[Post] = []
         self._arrived = threading.Condition()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="webhook", daemon=True)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"http{'s' * (tls is not None)}://127.0.0.1:{self._server.server_port}/"
 
     def start(self) -> None:
         """Begin to answer."""
