@@ -160,7 +160,7 @@ def _counters(engine: Engine, samples: Samples) -> None:
         elif name == "incidents_opened":
             key = (labels["model"], labels["version"], labels["kind"], labels["severity"])
             samples["incidents_opened_total"].append((key, count))
-    for (model, fate), count in engine.truth.ledger.labels.items():
+    for (model, fate), count in engine.truth.ledger.told_labels.items():
         if fate != "orphan_waiting":  # it can fall; what waits is a gauge
             samples["events_total"].append(((model, "", str(Stream.GROUND_TRUTH), fate), count))
 
@@ -348,9 +348,9 @@ def _delays(engine: Engine) -> list[tuple[LabelValues, Distribution]]:
     ledger = engine.truth.ledger
     counts: dict[str, list[int]] = {}
     sums: dict[str, float] = defaultdict(float)
-    for version, buckets in ledger.delays.items():
+    for version, buckets in ledger.told_delays.items():
         model = engine.names.versions[version].model
         held = counts.setdefault(model, [0] * len(buckets))
         counts[model] = [a + b for a, b in zip(held, buckets, strict=True)]
-        sums[model] += ledger.delay_us[version] / MICROSECONDS
+        sums[model] += ledger.told_delay_us[version] / MICROSECONDS
     return [((model,), Distribution(tuple(c), sums[model])) for model, c in counts.items()]

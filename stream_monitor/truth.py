@@ -116,7 +116,11 @@ class Met:
 
 @dataclass(slots=True)
 class Ledger:
-    """The fates of labels and predictions; totals over the whole state. Counts by model where a model is known."""
+    """The fates of labels and predictions; totals over the whole state. Counts by model where a model is known.
+
+    A late prediction can change the fate of labels, so that a count falls. What is exported as a counter must not: the
+    `told` ones stay at the highest value they had until the count has caught up.
+    """
 
     labels: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))  # (model, fate)
     labelled: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # version
@@ -124,10 +128,25 @@ class Ledger:
     predictions: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # version
     delays: dict[int, list[int]] = field(default_factory=dict)  # version -> counts by DELAY_BOUNDS_SECONDS, then +Inf
     delay_us: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # version, whole microseconds
-    label_days: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # day -> orphans first seen that day
+    label_days: dict[tuple[int, str], int] = field(
+        default_factory=lambda: defaultdict(int)
+    )  # (day, model) -> orphans first seen that day
     prediction_days: dict[tuple[int, int], list[int]] = field(
         default_factory=dict
     )  # (day, version) -> [made, labelled]
+    told_labels: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    told_delays: dict[int, list[int]] = field(default_factory=dict)
+    told_delay_us: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+
+    def tell(self) -> None:
+        """Bring what is told up to what is counted."""
+        for key, count in self.labels.items():
+            self.told_labels[key] = max(self.told_labels[key], count)
+        for version, counts in self.delays.items():
+            told = self.told_delays.get(version, counts)
+            self.told_delays[version] = [max(pair) for pair in zip(told, counts, strict=True)]
+        for version, delay in self.delay_us.items():
+            self.told_delay_us[version] = max(self.told_delay_us[version], delay)
 
     def waiting(self, version: int) -> int:
         """Predictions of a version that are neither labelled nor expired."""
@@ -138,25 +157,21 @@ class Ledger:
         return sum(count for (_, fate), count in self.labels.items() if fate == name)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "labels": [[m, f, n] for (m, f), n in self.labels.items()],
-            "labelled": list(self.labelled.items()),
-            "expired": list(self.expired.items()),
-            "predictions": list(self.predictions.items()),
-            "delays": list(self.delays.items()),
-            "delay_us": list(self.delay_us.items()),
-            "label_days": list(self.label_days.items()),
-            "prediction_days": [[d, v, n] for (d, v), n in self.prediction_days.items()],
-        }
+        pairs = {name: [[*key, n] for key, n in getattr(self, name).items()] for name in _BY_PAIR}
+        return pairs | {name: list(getattr(self, name).items()) for name in _BY_NUMBER}
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Ledger:
         ledger = cls()
-        ledger.labels.update({(m, f): n for m, f, n in body["labels"]})
-        for name in ("labelled", "expired", "predictions", "delays", "delay_us", "label_days"):
-            getattr(ledger, name).update({int(k): v for k, v in body[name]})
-        ledger.prediction_days.update({(d, v): n for d, v, n in body["prediction_days"]})
+        for name in _BY_PAIR:
+            getattr(ledger, name).update({(one, other): n for one, other, n in body.get(name, ())})
+        for name in _BY_NUMBER:
+            getattr(ledger, name).update({int(k): v for k, v in body.get(name, ())})
         return ledger
+
+
+_BY_PAIR = ("labels", "label_days", "prediction_days", "told_labels")
+_BY_NUMBER = ("labelled", "expired", "predictions", "delays", "delay_us", "told_delays", "told_delay_us")
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +329,7 @@ class Truth:
         self._keep(stored, after)
         self._count_labels(before, after, model_names)
         self._count_predictions(before, after)
+        self.ledger.tell()
         return _difference(before, after)
 
     def _stored_labels(self, batch: pa.Table) -> pa.Table:
@@ -426,13 +442,15 @@ class Truth:
         for standing, sign in ((before, -1), (after, 1)):
             fate = standing.fates()
             fates.update({pair: sign * count for pair, count in _counts(standing.owner, fate)})
-            waiting = standing.day[fate == ORPHAN]
-            days.update({pair: sign * count for pair, count in _counts(waiting, np.zeros(len(waiting), np.int64))})
+            waits = fate == ORPHAN
+            days.update({pair: sign * count for pair, count in _counts(standing.day[waits], standing.owner[waits])})
+        names = {-1: "", **dict(enumerate(model_names))}
         for (model, place), count in fates.items():
             if count:
-                self.ledger.labels[(model_names[model] if model >= 0 else "", FATES[place])] += count
-        for (day, _), count in days.items():
-            self.ledger.label_days[day] += count
+                self.ledger.labels[(names[model], FATES[place])] += count
+        for (day, model), count in days.items():
+            if count:
+                self.ledger.label_days[(day, names[model])] += count
 
     # -- expiry and persistence ------------------------------------------------------------------
 
@@ -448,19 +466,14 @@ class Truth:
             self._store.drop_block(PREDICTIONS, block)
             dropped += 1
         for block in self._store.expired_blocks(LABELS, before):
-            orphans = self.ledger.label_days.pop(block, 0)
-            self._expire_orphans(orphans)
+            for day, model in list(self.ledger.label_days):
+                if day == block:
+                    orphans = self.ledger.label_days.pop((day, model))
+                    self.ledger.labels[(model, "orphan_waiting")] -= orphans
+                    self.ledger.labels[(model, "orphan_expired")] += orphans
             self._store.drop_block(LABELS, block)
+        self.ledger.tell()
         return dropped
-
-    def _expire_orphans(self, count: int) -> None:
-        """Orphans of an expired day: taken from the models that have waiting ones, unnamed first."""
-        for model, fate in sorted(self.ledger.labels):
-            if fate == "orphan_waiting" and count:
-                taken = min(count, self.ledger.labels[(model, fate)])
-                self.ledger.labels[(model, fate)] -= taken
-                self.ledger.labels[(model, "orphan_expired")] += taken
-                count -= taken
 
     def save(self) -> dict[str, bytes]:
         """Put everything on the shelves or into keyed states; the states to upsert."""

@@ -154,9 +154,10 @@ class Monitor:
         return found
 
     def books(self) -> dict[str, Any]:
-        """The ledger without what is zero."""
+        """The ledger without what is zero, and without what was told: that depends on what had come by then."""
         ledger = self.truth.ledger
-        plain = {name: dict(getattr(ledger, name)) for name in Ledger.__slots__}
+        counted = [name for name in Ledger.__slots__ if not name.startswith("told")]
+        plain = {name: dict(getattr(ledger, name)) for name in counted}
         delays = {v: counts for v, counts in ledger.delays.items() if any(counts)}
         return {name: {k: v for k, v in found.items() if v} for name, found in plain.items()} | {"delays": delays}
 
@@ -244,6 +245,30 @@ def test_a_label_that_came_before_the_second_use_of_its_id_moves_to_it() -> None
     monitor.read(REUSED[1:], [])
     assert monitor.fates() == {"matched": 2}
     assert monitor.truths() == {(1, 0, 0, 0): "yes", (1, 0, 3600, 0): "no"}
+
+
+def test_what_is_told_of_fates_and_delays_never_falls() -> None:
+    """It stays where it was while the count is below it, over a restart too, and then goes on with the count."""
+    monitor = Monitor()
+    monitor.read(REUSED[:1], [Label(1, 20), Label(1, 3620, "no"), Label(3, 3700)])
+    monitor.read(REUSED[1:], [])
+    monitor.restart()
+    ledger = monitor.truth.ledger
+    assert ledger.labels[("champion", "corrected")] == 0
+    assert ledger.told_labels[("champion", "corrected")] == 1
+    assert ledger.told_labels[("champion", "matched")] == 2
+    monitor.read([], [Label(1, 30, "no")])
+    assert ledger.told_labels[("champion", "corrected")] == 1
+    monitor.read([], [Label(1, 3630)])
+    assert ledger.told_labels[("champion", "corrected")] == 2
+    late, early = Prediction(3, 3600), Prediction(3, 0)
+    monitor.read([early], [])
+    assert (sum(ledger.delays[0]), ledger.delay_us[0]) == (3, (20 + 20 + 3700) * MICROSECONDS)
+    monitor.read([late], [])
+    assert (sum(ledger.delays[0]), ledger.delay_us[0]) == (3, (20 + 20 + 100) * MICROSECONDS)
+    monitor.restart()
+    ledger = monitor.truth.ledger
+    assert (sum(ledger.told_delays[0]), ledger.told_delay_us[0]) == (4, (20 + 20 + 3700) * MICROSECONDS)
 
 
 def test_a_prediction_whose_only_label_was_for_a_later_one_waits_again() -> None:
@@ -335,11 +360,14 @@ def test_nothing_depends_on_how_joins_cut_the_streams(
     once, often = Monitor(), Monitor()
     once.read(predictions, labels)
     made_to, told_to = 0, 0
+    told: dict[tuple[str, str], int] = {}
     for more_made, more_told in [*cuts, (len(predictions), len(labels))]:
         often.read(predictions[made_to : made_to + more_made], labels[told_to : told_to + more_told])
         often.restart()
         made_to, told_to = made_to + more_made, told_to + more_told
         assert sum(often.fates().values()) == min(told_to, len(labels))
+        told, before = dict(often.truth.ledger.told_labels), told
+        assert all(told[key] >= max(count, often.truth.ledger.labels[key]) for key, count in before.items())
     assert often.books() == once.books()
     assert often.truths() == once.truths()
     assert often.waiting == once.waiting
@@ -384,3 +412,16 @@ def test_labels_nobody_predicted_expire() -> None:
     monitor.read([Prediction(8, 60 * DAY)], [])
     assert monitor.fates() == {"matched": 2, "orphan_expired": 5}
     assert not any(monitor.truth.ledger.label_days.values())
+
+
+def test_orphans_expire_under_the_model_they_name() -> None:
+    """Each day's own."""
+    monitor = Monitor()
+    monitor.read(
+        [], [Label(1, 0, model=1), Label(2, 0, model=1), Label(3, 0), Label(4, 10 * DAY), Label(5, 10 * DAY, model=0)]
+    )
+    monitor.restart()
+    monitor.truth.expire(START_US + 46 * DAY_US)
+    waiting = {("", "orphan_waiting"): 1, ("champion", "orphan_waiting"): 1}
+    expired = {("challenger", "orphan_expired"): 2, ("", "orphan_expired"): 1}
+    assert monitor.books()["labels"] == waiting | expired
