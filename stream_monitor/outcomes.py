@@ -40,6 +40,8 @@ from stream_monitor.records import (
     Performance,
     Score,
     Severity,
+    window_start,
+    window_starts,
 )
 from stream_monitor.summarize.outcome import (
     Joined,
@@ -190,8 +192,7 @@ class Outcomes:
         came: dict[tuple[int, int, int], int] = {}
         for line, row in self._lines(version, segment):
             for seconds in self.engine.config.windows:
-                span = seconds * MICROSECONDS
-                starts, counts = np.unique(time_us[row] // span * span, return_counts=True)
+                starts, counts = np.unique(window_starts(time_us[row], seconds), return_counts=True)
                 came |= {(line.number, seconds, s): n for s, n in zip(starts.tolist(), counts.tolist(), strict=True)}
         self._fetch_made(came)
         for key, count in came.items():
@@ -265,8 +266,7 @@ class Outcomes:
         for line, row in self._lines(version, rows["segment"].to_numpy()):
             mine = shares(joined.take(row), task, positive_label=positive)
             for seconds in self.engine.config.windows:
-                span = seconds * MICROSECONDS
-                starts, place = np.unique(time_us[row] // span * span, return_inverse=True)
+                starts, place = np.unique(window_starts(time_us[row], seconds), return_inverse=True)
                 keys = [(line.number, outcome, seconds, start) for start in starts.tolist()]
                 self._fetch_cohorts(keys)
                 profiles = [self._cohorts[key] or OutcomeProfile(task, positive) for key in keys]
@@ -384,9 +384,12 @@ class Outcomes:
         self._dirty_arrivals.add((line.number, outcome))
         joined, time_us = _joined(rows, held.task), rows["joined_us"].to_numpy()
         made_us = rows["time_us"].to_numpy()
-        spans = [s * MICROSECONDS for s in self.engine.config.windows]
         silent = np.diff(time_us, prepend=time_us[:1]) >= line.book.quiet_seconds * MICROSECONDS
-        ends = np.unique(np.concatenate([time_us[silent], *(time_us // s * s + s for s in spans)]))
+        ends = np.unique(
+            np.concatenate(
+                [time_us[silent], *(window_starts(time_us, s) + s * MICROSECONDS for s in self.engine.config.windows)]
+            )
+        )
         cuts = np.searchsorted(time_us, ends, "left")
         start = 0
         for end_us, stop in zip(ends.tolist(), cuts.tolist(), strict=True):
@@ -415,10 +418,9 @@ class Outcomes:
         part = OutcomeProfile(held.task, held.positive_label)
         part.add(joined)
         for seconds in self.engine.config.windows:
-            span = seconds * MICROSECONDS
             window = held.open.get(seconds)
             if window is None:
-                start = int(time_us[0]) // span * span
+                start = window_start(int(time_us[0]), seconds)
                 window = held.open[seconds] = _Window(start, OutcomeProfile(held.task, held.positive_label), low, high)
             window.profile.absorb(part)
             window.first_us, window.last_us = min(window.first_us, low), max(window.last_us, high)
@@ -509,7 +511,7 @@ class Outcomes:
         assert reference is not None
         seconds = min(self.engine.config.windows)
         span = seconds * MICROSECONDS
-        first, last = window.first_us // span * span, window.last_us // span * span
+        first, last = window_start(window.first_us, seconds), window_start(window.last_us, seconds)
         first = max(first - (last - first) - span, last - ONSET_WINDOWS * span)
         middle = (error_moments(reference)[0] + error_moments(window.profile)[0]) / 2
         starts, gains = [], []
@@ -548,7 +550,7 @@ class Outcomes:
         found: list[tuple[CohortKey, str, OutcomeProfile]] = []
         span = seconds * MICROSECONDS
         if self.engine.sealed_us is not None and (line.number, outcome) in self._arrivals:
-            newest = (self.engine.sealed_us // span - 1) * span
+            newest = window_start(self.engine.sealed_us, seconds) - span
             for start in range(newest, newest - most * span, -span):
                 key = (line.number, outcome, seconds, start)
                 cohort = self.cohort(key)

@@ -26,6 +26,22 @@ MICROSECONDS = 1_000_000
 NO_TIME = int(np.iinfo(np.int64).min)
 """A label without a timestamp, a record whose broker gave none."""
 
+WEEK_SECONDS = 7 * 86_400
+_MONDAY_US = 4 * 86_400 * MICROSECONDS
+"""The epoch was a Thursday."""
+
+
+def window_starts(time_us: Ints, seconds: int) -> Ints:
+    """The starts of the tumbling windows that times fall in, (n,): weeks begin on Mondays, all others at the epoch."""
+    span_us = seconds * MICROSECONDS
+    offset_us = 0 if seconds % WEEK_SECONDS else _MONDAY_US
+    return (time_us - offset_us) // span_us * span_us + offset_us
+
+
+def window_start(time_us: int, seconds: int) -> int:
+    """That of one time."""
+    return int(window_starts(np.array([time_us]), seconds)[0])
+
 
 class Stream(StrEnum):
     """The two kinds of topic."""

@@ -46,6 +46,8 @@ from stream_monitor.records import (
     ModelKey,
     Score,
     Verdict,
+    window_start,
+    window_starts,
 )
 from stream_monitor.store import DAYS, FIVE_MINUTES, HOURS, PANES, SCORES, SKETCHES, Shelf
 from stream_monitor.summarize.categorical import Categories
@@ -192,7 +194,7 @@ class Line:
     def _ends(self, time_us: Ints, until_us: int) -> Ints:
         """The ends, ascending and at most `until_us`, of the spans these rows fall in or that are under way."""
         spans = self.engine.spans
-        ends = [np.unique(time_us // (s * MICROSECONDS) + 1) * (s * MICROSECONDS) for s in spans]
+        ends = [np.unique(window_starts(time_us, s)) + s * MICROSECONDS for s in spans]
         ends.append(np.array([o.start_us + s * MICROSECONDS for s, o in self.open.items()], np.int64))
         every = np.unique(np.concatenate(ends))
         return every[every <= until_us]
@@ -216,8 +218,7 @@ class Line:
         for seconds in self.engine.spans:
             held = self.open.get(seconds)
             if held is None:
-                span_us = seconds * MICROSECONDS
-                self.open[seconds] = _Open(first // span_us * span_us, profile)
+                self.open[seconds] = _Open(window_start(first, seconds), profile)
             else:
                 held.profile = held.profile.merge(profile)
         if self.is_whole:
@@ -652,7 +653,7 @@ class Line:
                 self._sketch = (hour, Sketches.from_bytes(sketch[8:]))
         for seconds in self.engine.spans:
             span_us = seconds * MICROSECONDS
-            start = sealed_us // span_us * span_us
+            start = window_start(sealed_us, seconds)
             profile = self.total(start, sealed_us)
             if profile.rows:
                 self.open[seconds] = _Open(start, profile)

@@ -72,7 +72,9 @@ def metrics(profile: OutcomeProfile) -> Mapping[str, Metric]:
     """
     found: Mapping[str, Metric] | None = profile.derived.get("metrics")
     if found is None:
-        found = profile.derived["metrics"] = _metrics(profile)
+        # What is not whole says nothing.
+        told = profile if profile.is_whole else OutcomeProfile(profile.task, profile.positive_label)
+        found = profile.derived["metrics"] = _metrics(told)
     return found
 
 
@@ -151,7 +153,7 @@ def _regression(profile: OutcomeProfile) -> dict[str, Metric]:
     return {
         "mae": positive_mean(total["absolute"], total["squared"], n, constant=truth.distance_to(median)),
         "mse": mse,
-        "rmse": Metric(*(math.sqrt(part) for part in (mse.value, mse.lower, mse.upper, spread)), n),
+        "rmse": Metric(math.sqrt(mse.value), math.sqrt(mse.lower), math.sqrt(mse.upper), math.sqrt(spread), n),
         "r2": _r2(profile, mse.value, total["fourth"], spread, truth),
         "mape": _mape(profile, truth),
         "bias": mean(total["error"], total["squared"], n, constant=0.0),

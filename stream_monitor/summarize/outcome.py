@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -224,6 +225,12 @@ class OutcomeProfile:
         """Take rows out that were folded in before, with the truth they had then."""
         self._fold(joined, -1)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing was taken out that is not in: past windows are forgotten, a late correction may still come."""
+        counts = [self.rows, *self.pairs.values(), *(int(h.arrays()[1].min(initial=0)) for h in self._histograms())]
+        return min(counts) >= 0
+
     def merge(self, other: OutcomeProfile) -> OutcomeProfile:
         """The profile of both's rows; raises ValueError where they do not measure the same."""
         if (self.task, self.positive_label) != (other.task, other.positive_label):
@@ -236,8 +243,11 @@ class OutcomeProfile:
             self.probable + other.probable,
             self.scored + other.scored,
             _added(self.pairs, other.pairs),
-            **{name: getattr(self, name).merge(getattr(other, name)) for name in HISTOGRAMS},
-            sums={name: ExactSum(total.units + other.sums[name].units) for name, total in self.sums.items()},
+            self.scores.merge(other.scores),
+            self.targets.merge(other.targets),
+            self.errors.merge(other.errors),
+            self.reliability.merge(other.reliability),
+            {name: ExactSum(total.units + other.sums[name].units) for name, total in self.sums.items()},
         )
 
     def absorb(self, other: OutcomeProfile) -> None:
@@ -250,7 +260,7 @@ class OutcomeProfile:
 
     def to_bytes(self) -> bytes:
         """Compact and versioned; no pickle. Equal profiles give equal bytes."""
-        histograms = [getattr(self, name).to_bytes() for name in HISTOGRAMS]
+        histograms = [histogram.to_bytes() for histogram in self._histograms()]
         content = {
             "task": self.task,
             "positive_label": self.positive_label,
@@ -272,26 +282,31 @@ class OutcomeProfile:
             body = zstandard.ZstdDecompressor().decompress(state[1:])
             at = 4 + struct.unpack("<I", body[:4])[0]
             content = json.loads(body[4:at])
-            histograms = {}
-            for name, size in zip(HISTOGRAMS, content["histograms"], strict=True):
-                histograms[name] = Histogram.from_bytes(body[at : at + size])
-                at += size
+            ends = np.cumsum([at, *content["histograms"]]).tolist()
+            scores, targets, errors, reliability = (Histogram.from_bytes(body[a:b]) for a, b in pairwise(ends))
+            rows, unusable, probable, scored = content["counts"]
             return cls(
                 Task(content["task"]),
                 content["positive_label"],
-                *content["counts"],
-                pairs=Counter({(truth, predicted): count for truth, predicted, count in content["pairs"]}),
-                **histograms,
-                sums={name: ExactSum(int(units, 16)) for name, units in content["sums"].items()},
+                rows,
+                unusable,
+                probable,
+                scored,
+                Counter({(truth, predicted): count for truth, predicted, count in content["pairs"]}),
+                scores,
+                targets,
+                errors,
+                reliability,
+                {name: ExactSum(int(units, 16)) for name, units in content["sums"].items()},
             )
         except (zstandard.ZstdError, struct.error, ValueError, KeyError, TypeError) as error:
             raise StateError(f"an outcome profile cannot be read: {error}") from error
 
+    def _histograms(self) -> tuple[Histogram, Histogram, Histogram, Histogram]:
+        return self.scores, self.targets, self.errors, self.reliability
+
     def _fold(self, joined: Joined, sign: int) -> None:
         shares(joined, self.task, positive_label=self.positive_label).fold([self], None, sign)
-
-
-HISTOGRAMS = ("scores", "targets", "errors", "reliability")
 
 
 def is_current(state: bytes) -> bool:
