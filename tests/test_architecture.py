@@ -19,8 +19,9 @@ SIDEWAYS: dict[str, frozenset[str]] = {}
 """Exemptions from the flow, module -> what it may import beside its stage's rights. None is needed."""
 
 SEEDED = {"judge/detectors.py": frozenset({"random"}), "summarize/outcome.py": frozenset({"threading"})}
-"""Exemptions from purity. Each thread has a compressor of its own, no thread is made. KSWIN draws a sample of its window from a `random.Random` that is made with a seed; the module is
-named to put that generator's state back after a restart, so that the same values still give the same verdicts."""
+"""Exemptions from purity. Each thread has a compressor of its own, no thread is made. KSWIN draws a sample of its window
+from a `random.Random` that is made with a seed; the module is named to put that generator's state back after a restart, so
+that the same values still give the same verdicts."""
 
 MET_IN: dict[str, tuple[str, ...]] = {
     "kafka": ("source/",),
