@@ -1,0 +1,141 @@
+"""Truth as it comes: how much of it, how late, and what it says of the predictions."""
+
+from __future__ import annotations
+
+from grafana.board import LABELS, Board, baselines, choice, incidents
+from grafana.panels import Builder, Column, Query, Row, heat, lines, matrix, number, rows
+from grafana.queries import series
+
+WHO = {"model": "$model", "version": "$version"}
+MEASURED = {**WHO, "metric": "$metric", "window": "$window"}
+DELAYS = f"sum by (le) (increase({series('label_delay_seconds_bucket', model='$model')}[$__rate_interval]))"
+TRUTHS = f"sum by (outcome) (rate({series('events_total', model='$model', stream='ground_truth')}[$__rate_interval]))"
+NO_LABELS = "no labels yet"
+NO_CLASSES = "this model predicts numbers, or has no labels yet"
+
+
+def board() -> Board:
+    """The dashboard."""
+    return Board(
+        LABELS,
+        "Labels of one model: coverage, delay and fates, and every metric with its interval beside the baseline's.",
+        [
+            Row("Now", _now()),
+            Row("Labels", _labels()),
+            Row("Performance", _performance()),
+            Row("Classes", _classes()),
+            Row("Joining", _joining(), closed=True),
+        ],
+        variables=[
+            choice("model", "Model", "performance"),
+            choice("version", "Version", "performance", of={"model": "$model"}, newest=True),
+            choice("window", "Window", "performance", of=WHO),
+            choice("metric", "Metric", "performance", of=WHO, pattern="/^(?!bias$).*/"),
+        ],
+        annotations=[incidents(**WHO, kind="concept_drift|performance|labels_late"), baselines(**WHO)],
+    )
+
+
+def _now() -> list[Builder]:
+    value = series("performance", **MEASURED, basis="cohort")
+    return [
+        number("$metric", "The metric of the newest closed window of predictions that has labels. Good: the baseline's value "
+               "within its interval, see below.", f"max({value})", decimals=3, empty=NO_LABELS),
+        number("Baseline's $metric", "The same on the baseline: what the model was accepted with. Good: the panel "
+               "beside it near this.",
+               f"max({series('performance_baseline', **WHO, metric='$metric')})", decimals=3, empty="the baseline has no truth"),
+        number("Labelled", "Share of that window's predictions whose truth is known. Good: what it usually ends at; with "
+               "little of it the metric is of the early labels alone.",
+               f"max({series('label_coverage_ratio', **WHO, window='$window')})", unit="percentunit", decimals=0,
+               empty=NO_LABELS),
+        number("Half of the labels within", "Median time from a prediction to its label. Good: as usual.",
+               f"histogram_quantile(0.5, sum by (le) (increase({series('label_delay_seconds_bucket', model='$model')}[1h])))",
+               unit="s", empty=NO_LABELS),
+        number("Waiting", "Predictions without a label yet. Good: steady.", f"sum({series('pending_predictions', **WHO)})"),
+        number("Never labelled", "Predictions whose label never came within the horizon (45 days by default). Good: few; they "
+               "are in no metric.", f"sum(increase({series('expired_predictions_total', **WHO)}[$__range]))"),
+    ]  # fmt: skip
+
+
+def _labels() -> list[Builder]:
+    quantiles = ((0.5, "half"), (0.9, "90 %"), (0.99, "99 %"))
+    return [
+        lines("Cohorts maturing: labelled share by window", "Share of predictions with a label, in the newest closed window of "
+              "each length. Good: flat lines; the longer window lies higher, for its labels had more time. A fall is a label "
+              "pipeline that stands, and quality below grows blind with it.",
+              [Query(f"max by (window) ({series('label_coverage_ratio', **WHO)})", "{{window}}")],
+              unit="percentunit", most=1, width=8, empty=NO_LABELS),
+        lines("Delay of labels", "Time from prediction to label within which half, 90 % and 99 % of them come, read from "
+              "buckets: between bounds it is a straight line. Good: flat.",
+              [Query(f"histogram_quantile({q}, {DELAYS})", name) for q, name in quantiles], unit="s", width=8, empty=NO_LABELS),
+        lines("What became of labels", "Labels a second by their fate. Good: nearly all matched. Corrected is a truth that "
+              "changed; duplicates cost nothing. Labels that never meet a prediction point to ids that differ.",
+              [Query(TRUTHS, "{{outcome}}")], unit="eps", stacked=True, width=8, empty=NO_LABELS),
+    ]  # fmt: skip
+
+
+def _performance() -> list[Builder]:
+    now = f"max by (metric) ({series('performance', **WHO, window='$window', basis='cohort')})"
+    parts = {end: f"max by (metric) ({series(f'performance_{end}', **WHO, window='$window', basis='cohort')})"
+             for end in ("lower", "upper", "samples")}  # fmt: skip
+    measured = {**MEASURED, "basis": "cohort"}
+    return [
+        lines("$metric with its interval", "The metric of the newest closed window of predictions with its 95 % interval "
+              "(dotted), the baseline's value and the objective (dashed). Good: the baseline inside the interval. A wide "
+              "interval means few labels, not a bad model.",
+              [Query(f"max({series('performance', **measured)})", "$metric"),
+               Query(f"max({series('performance_lower', **measured)})", "lower"),
+               Query(f"max({series('performance_upper', **measured)})", "upper"),
+               Query(f"max({series('performance_baseline', **WHO, metric='$metric')})", "baseline"),
+               Query(f"max by (bound) ({series('performance_objective', model='$model', metric='$metric')})",
+                     "objective ({{bound}})")],
+              dashed="baseline|objective", faint="lower|upper", least=None, decimals=3, height=9, empty=NO_LABELS),
+        rows("Every metric now and on the baseline", "The newest closed window of predictions with labels. Good: the baseline "
+             "between lower and upper. `labels` is how many it is computed from.",
+             [Query(now), Query(parts["lower"]), Query(parts["upper"]),
+              Query(f"max by (metric) ({series('performance_baseline', **WHO)})"), Query(parts["samples"])],
+             [Column("metric"), Column("Value #A", "now", decimals=3), Column("Value #B", "lower", decimals=3),
+              Column("Value #C", "upper", decimals=3), Column("Value #D", "baseline", decimals=3),
+              Column("Value #E", "labels", decimals=0)], width=12, empty=NO_LABELS),
+        lines("By prediction or by arrival", "The metric of the predictions made in a window (cohort) and of the labels that "
+              "came in it (arrival). Good: close. Arrival says first that the world changed; cohort says when.",
+              [Query(f"max by (basis) ({series('performance', **MEASURED, basis='cohort|arrival')})", "{{basis}}")],
+              least=None, decimals=3, empty=NO_LABELS),
+        lines("Labels behind the metric", "Labelled predictions that the metric is computed from. Good: steady, hundreds or "
+              "more. Compare the interval's width.",
+              [Query(f"max by (basis) ({series('performance_samples', **MEASURED, basis='cohort|arrival')})", "{{basis}}")],
+              empty=NO_LABELS),
+    ]  # fmt: skip
+
+
+def _classes() -> list[Builder]:
+    cells = series("confusion_predictions", **WHO)
+    by_truth = f"sum by (truth, predicted) ({cells})"
+    return [
+        matrix("Who was taken for what", "Labelled predictions of the newest cohort: a row for each true class, a column for "
+               "each predicted one. Good: large on the diagonal, where both have one name. A column that grows everywhere is "
+               "a model that falls back on one class. At most ten classes, the rest together.",
+               Query(by_truth), row="truth", column="predicted", empty=NO_CLASSES),
+        lines("Recall of each class", "Share of a true class that was predicted as such. Good: flat lines. One that falls alone "
+              "is one kind of case the model has lost.",
+              [Query(f"sum by (truth) (label_replace({by_truth}, \"same\", \"$1\", \"predicted\", \"(.*)\")"
+                     f" and on (truth, same) label_replace({by_truth}, \"same\", \"$1\", \"truth\", \"(.*)\"))"
+                     f" / sum by (truth) ({cells})", "{{truth}}")],
+              unit="percentunit", most=1, empty=NO_CLASSES),
+    ]  # fmt: skip
+
+
+def _joining() -> list[Builder]:
+    return [
+        heat("Delays, over time", "Labels by the time they took, darker is more. Good: one steady band.",
+             Query(DELAYS, "{{le}}"), unit="short", empty=NO_LABELS),
+        lines("Waiting and given up", "Predictions that wait for a label, and those given up in an hour. "
+              "Good: steady and flat.",
+              [Query(f"sum({series('pending_predictions', **WHO)})", "waiting"),
+               Query(f"sum(increase({series('expired_predictions_total', **WHO)}[1h]))", "given up in an hour")], height=9),
+        lines("Labels in hand", "Labels that were read and not joined yet, all models. Good: close to 0: they are joined as "
+              "fast as a tenth of the time allows.", [Query(f"max({series('join_backlog_labels')})", "labels")]),
+        lines("How far labels are read", "Age of the event time up to which labels are taken. Good: seconds, or as long as "
+              "nobody sent one.",
+              [Query(f"time() - max({series('watermark_timestamp_seconds', stream='ground_truth')})", "labels")], unit="s"),
+    ]  # fmt: skip
