@@ -202,6 +202,12 @@ class _Standing:
         """One number for prediction and outcome of each truth."""
         return (self.truths.prediction << OUTCOME_BITS) + self.truths.outcome
 
+    def labelled(self, n: int) -> Flags:
+        """Which of n predictions, in the order they came, have a truth."""
+        found = np.zeros(n, np.bool_)
+        found[self.truths.prediction] = True
+        return found
+
     def firsts(self) -> Ints:
         """One number for prediction and first label of each truth."""
         return (self.truths.prediction << 32) + self.truths.first
@@ -402,16 +408,16 @@ class Truth:
 
     def _count_predictions(self, before: _Standing, after: _Standing) -> None:
         """First truths: the prediction is labelled, and its delay is known where its first label has a time."""
-        had, has = np.unique(before.truths.prediction), np.unique(after.truths.prediction)
-        for rows, sign in ((np.setdiff1d(had, has), -1), (np.setdiff1d(has, had), 1)):
-            chosen = after.predictions.take(pa.array(rows))
+        had, has = before.labelled(len(after.predictions)), after.labelled(len(after.predictions))
+        for changed, sign in ((had & ~has, -1), (has & ~had, 1)):
+            chosen = after.predictions.select(["time_us", "arrival_us", "version"]).filter(pa.array(changed))
             day = self._shelf_time(chosen["time_us"].to_numpy(), chosen["arrival_us"].to_numpy()) // DAY_US
             for (d, v), count in _counts(day, chosen["version"].to_numpy()):
                 self.ledger.labelled[v] += sign * count
                 if (d, v) in self.ledger.prediction_days:
                     self.ledger.prediction_days[(d, v)][1] += sign * count
         same = _positions(before.firsts(), after.firsts())
-        self._count_delays(before, np.setdiff1d(np.arange(len(before.firsts())), same), -1)
+        self._count_delays(before, _others(len(before.firsts()), same), -1)
         self._count_delays(after, np.flatnonzero(same < 0), 1)
 
     def _count_delays(self, standing: _Standing, rows: Ints, sign: int) -> None:
@@ -538,6 +544,13 @@ def _positions(haystack: Ints | Hashes, needles: Ints | Hashes) -> Ints:
     return np.where(haystack[order[at]] == needles, order[at], -1)
 
 
+def _others(n: int, found: Ints) -> Ints:
+    """Which of n places are not among those found; -1 is none."""
+    missing = np.ones(n, np.bool_)
+    missing[found[found >= 0]] = False
+    return np.flatnonzero(missing)
+
+
 def _text_codes(texts: pa.ChunkedArray) -> Any:
     """Codes in the order of the texts, so that comparing codes compares texts."""
     if not len(texts):
@@ -549,7 +562,7 @@ def _text_codes(texts: pa.ChunkedArray) -> Any:
 def _difference(before: _Standing, after: _Standing) -> Met:
     """What has become of the truths."""
     held = _positions(before.pairs(), after.pairs())
-    fresh, gone = held < 0, np.setdiff1d(np.arange(len(before.pairs())), held)
+    fresh, gone = held < 0, _others(len(before.pairs()), held)
     old, new = held[~fresh], np.flatnonzero(~fresh)
     corrected = after.texts[before.truths.label[old]] != after.texts[after.truths.label[new]]
     revised = after.texts[before.truths.opening[old]] != after.texts[after.truths.opening[new]]

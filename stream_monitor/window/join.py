@@ -68,7 +68,7 @@ def aim(
     speaks = (label_model[label] == -1) | (label_model[label] == prediction_model[order[start[chosen]]])
     label, chosen = label[speaks], chosen[speaks]
     # One number for (group, time), so that one search counts within all groups.
-    times = np.unique(prediction_time_us)
+    times = np.sort(prediction_time_us)
     span = len(times) + 1
     made = group * span + np.searchsorted(times, prediction_time_us[order])
     until = chosen * span + np.searchsorted(times, label_time_us[label], "right")
