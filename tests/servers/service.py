@@ -26,7 +26,8 @@ class MonitorProcess:
         self.state = folder / "monitor.duckdb"
         self.log = folder / "monitor.log"
         self._config = folder / "monitor.yaml"
-        body = {"state": str(self.state), "publish": {"http": f"127.0.0.1:{self.port}"}, **config}
+        publish = {"http": f"127.0.0.1:{self.port}", **config.get("publish", {})}
+        body = {"state": str(self.state), **config, "publish": publish}
         self._config.write_text(json.dumps(body), encoding="utf-8")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -60,6 +61,12 @@ class MonitorProcess:
                 return json.load(answer)
         except (urllib.error.URLError, OSError, ValueError):
             return None
+
+    def metrics(self) -> str:
+        """The text of /metrics."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=5) as answer:
+            body: bytes = answer.read()
+        return body.decode()
 
     def wait_until(self, holds: Callable[[Any], bool], *, path: str = "summary", seconds: float = 180.0) -> Any:
         """The answer of the API once it is as wanted; AssertionError with the log's end when it takes too long."""
