@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stream_monitor.config import Config, TopicConfig
+from stream_monitor.config import Config, TopicConfig, WebhookConfig
 from stream_monitor.errors import PeerError
+from stream_monitor.publish.webhook import host_of, unreachable
 from stream_monitor.records import Inferences, Kind, Labels, PartitionId, Stream
 from stream_monitor.source import check_connection, open_source
 
@@ -24,14 +25,31 @@ SAMPLE_SECONDS = 10.0
 def check_configuration(config: Config, *, connect: bool, sample: int) -> dict[str, Any]:
     """What `check` prints. Raises PeerError when a broker or a topic is not to be had."""
     report: dict[str, Any] = {"configuration": "ok"}
-    if connect and config.source.kind == "kafka":
-        problems = check_connection(config.source)
-        if problems:
-            raise PeerError("; ".join(problems))
-        report["connection"] = [f"{config.source.bootstrap_servers}: every topic is there"]
+    if connect:
+        report["connection"] = _connection(config)
     if sample:
         report["topics"] = _sample(config, sample)
     return report
+
+
+def _connection(config: Config) -> list[str]:
+    """Who can be reached; raises PeerError with everything that cannot. A webhook is talked to and not posted to."""
+    problems, reached = [], []
+    topic, webhooks = config.publish.drift_topic, config.publish.webhooks
+    if config.source.kind == "kafka":
+        problems += check_connection(config.source, written=[topic] if topic else [])
+        reached.append(f"{config.source.bootstrap_servers}: every topic is there")
+    elif topic:
+        problems.append("publish.drift_topic needs brokers: source.kind is files")
+    problems += [problem for webhook in webhooks if (problem := unreachable(webhook)) is not None]
+    reached += [f"{host_of(webhook.url)}: a webhook that can be reached{_unsigned(webhook)}" for webhook in webhooks]
+    if problems:
+        raise PeerError("; ".join(problems))
+    return reached
+
+
+def _unsigned(webhook: WebhookConfig) -> str:
+    return "" if webhook.key is not None else "; without a secret nobody can tell our events from forged ones"
 
 
 def _sample(config: Config, most: int) -> list[dict[str, Any]]:

@@ -276,7 +276,7 @@ def baseline_promote(
 @app.command()
 def check(
     config: Path,
-    connect: Annotated[bool, typer.Option("--connect", help="Reach the brokers and topics.")] = False,
+    connect: Annotated[bool, typer.Option("--connect", help="Reach brokers, topics and webhooks.")] = False,
     sample: Annotated[int, typer.Option(help="Read so many real records and say what they hold.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:

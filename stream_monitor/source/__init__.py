@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from stream_monitor.config import Config, SourceConfig
@@ -39,8 +39,11 @@ def open_sink(config: Config) -> Sink:
     return ConfluentSink(config.source) if config.source.client == "confluent" else KafkaSink(config.source)
 
 
-def check_connection(config: SourceConfig) -> list[str]:
-    """Everything that stands between us and the records, a sentence each; empty where nothing does."""
+def check_connection(config: SourceConfig, *, written: Sequence[str] = ()) -> list[str]:
+    """Everything that stands between us and the records, a sentence each; empty where nothing does.
+
+    `written`: further topics, which we write to.
+    """
     names = [t.topic for t in (*config.inference, *config.ground_truth)]
     if config.kind == "files":
         return [f"there is no file {name}" for name in names if not Path(name).is_file()]
@@ -48,7 +51,7 @@ def check_connection(config: SourceConfig) -> list[str]:
     try:
         client = _open_client(config)
         client.connect(_CHECK_SECONDS)
-        wanted = [*names, *([config.dead_letter_topic] if config.dead_letter_topic else [])]
+        wanted = [*names, *([config.dead_letter_topic] if config.dead_letter_topic else []), *written]
         found = client.partitions(wanted)
         return [f"there is no topic {topic}, or we may not see it" for topic in wanted if not found.get(topic)]
     except (PeerError, UsageError) as error:
