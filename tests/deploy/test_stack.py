@@ -28,10 +28,26 @@ def services() -> dict[str, dict[str, Any]]:
     return found
 
 
+def datasources() -> list[dict[str, Any]]:
+    """The data sources that Grafana is provisioned with."""
+    path = ROOT / "grafana" / "provisioning" / "datasources" / "prometheus.yaml"
+    found: list[dict[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))["datasources"]
+    return found
+
+
+def test_grafana_finds_its_dashboards() -> None:
+    """They are mounted where the provisioning looks for them."""
+    path = ROOT / "grafana" / "provisioning" / "dashboards" / "stream-monitor.yaml"
+    (provider,) = yaml.safe_load(path.read_text(encoding="utf-8"))["providers"]
+    mounts = dict(volume.split(":")[:2] for volume in services()["grafana"]["volumes"])
+    assert mounts["../grafana/dashboards"] == provider["options"]["path"]
+    assert mounts["../grafana/provisioning"] == "/etc/grafana/provisioning"
+
+
 def test_example_configuration_loads() -> None:
     """deploy/monitor.yaml is valid and asks for nothing from the environment."""
     config = load(DEPLOY / "monitor.yaml", {})
-    assert config.source.inference[0].model == "credit"
+    assert config.models.keys() == {"credit", "demand"}
     assert config.publish.port == 9464
 
 
@@ -45,10 +61,11 @@ def test_parts_find_each_other() -> None:
     (manager,) = prometheus["alerting"]["alertmanagers"]
     routing = yaml.safe_load((DEPLOY / "alertmanager" / "alertmanager.yml").read_text(encoding="utf-8"))
     hooks = [hook["url"] for receiver in routing["receivers"] for hook in receiver.get("webhook_configs", [])]
-    panels = yaml.safe_load((DEPLOY / "grafana" / "datasource.yaml").read_text(encoding="utf-8"))["datasources"]
+    panels = datasources()
     named = [*manager["static_configs"][0]["targets"], config.source.bootstrap_servers]
     named += [urlsplit(url).netloc for url in (*hooks, *(panel["url"] for panel in panels))]
-    assert len(named) == 4
+    assert len(named) == 6
+    assert services()["traffic"]["entrypoint"][-1] == config.source.bootstrap_servers
     assert {address.partition(":")[0] for address in named} <= services().keys()
     assert config.source.bootstrap_servers in services()["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
 
@@ -63,7 +80,7 @@ def test_sample_limit_leaves_room_for_every_series() -> None:
 def test_grafana_knows_the_scrape_interval() -> None:
     """Its $__rate_interval is made of it: a shorter one leaves holes in every panel."""
     prometheus = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text(encoding="utf-8"))
-    (source,) = yaml.safe_load((DEPLOY / "grafana" / "datasource.yaml").read_text(encoding="utf-8"))["datasources"]
+    (source,) = datasources()
     assert source["jsonData"]["timeInterval"] == prometheus["global"]["scrape_interval"]
 
 
