@@ -144,6 +144,8 @@ def replay_command(
     configure(level=logging.WARNING)
     job = Job(_configuration(config), inference, ground_truth or [], baseline or [], out, _rate(rate))
     err = Console(stderr=True, soft_wrap=True, highlight=False)
+    if job.config.publish.drift_topic or job.config.publish.webhooks:
+        err.print("a replay tells nobody: publish.drift_topic and publish.webhooks are for `run`", markup=False)
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=err, transient=True) as progress:
         task = progress.add_task("reading")
         summary = replay(

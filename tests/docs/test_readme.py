@@ -23,6 +23,7 @@ from stream_monitor.cli import app, run_command
 from stream_monitor.config import Config
 from stream_monitor.decode import Decoder
 from stream_monitor.publish.catalogue import CATALOGUE
+from stream_monitor.publish.cloudevents import News, event
 from stream_monitor.publish.collector import Publisher
 from stream_monitor.publish.http import create_app
 from stream_monitor.records import NO_TIME, Binding, IncidentKind, PartitionId, RawBatch, Reason, Severity, Stream
@@ -139,9 +140,10 @@ def test_yaml_examples_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             continue
         path = tmp_path / f"{number}.yaml"
         path.write_text(text, encoding="utf-8")
-        assert configuration.load(path, {"KAFKA_PASSWORD": "secret"}).models["credit"].task == "binary"
+        environment = {"KAFKA_PASSWORD": "secret", "WEBHOOK_SECRET": "whsec_c2VjcmV0"}
+        assert configuration.load(path, environment).models["credit"].task == "binary"
         loaded += 1
-    assert loaded == 2
+    assert loaded == 3
 
 
 def test_mappings_that_are_shown_decode() -> None:
@@ -306,6 +308,22 @@ def test_events_that_are_shown_are_accepted() -> None:
     assert (labels.label.to_pylist(), rejects.reason) == (["deny"], ())
     taught, rejects = Decoder().baseline(batch([row], Binding(Stream.INFERENCE, "t")))
     assert (taught.truth_label.to_pylist(), rejects.reason) == (["deny"], ())
+
+
+def test_the_event_of_an_incident_is_as_shown() -> None:
+    """The same attributes with the same kinds of values; its data is shown in part."""
+    [shown] = [json.loads(text) for text in blocks("json", section("Acting on incidents"))]
+    whole = {**shown["data"], "closed_at": None, "opened_at": shown["time"], "subjects": []}
+    told = json.loads(event(whole, News.OPENED, source=Config().publish.event_source, number=42, at=""))
+    assert {**shown, "id": told["id"], "data": whole} == told
+    assert len(shown["id"]) == len(told["id"])
+
+
+def test_every_example_of_acting_is_listed() -> None:
+    """And each that is listed is there."""
+    files = {path.name for path in (ROOT / "deploy/actions").iterdir() if path.is_file()}
+    listed = {bare(name) for name, _ in rows(section("Acting on incidents"), "file")}
+    assert listed == files - {"receiver.py"}
 
 
 def write_lines(path: Path, events: list[dict[str, Any]]) -> None:
