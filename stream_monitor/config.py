@@ -92,8 +92,8 @@ def _url(text: str) -> str:
         raise ValueError("write an address that begins with http:// or https://")
     found = urlsplit(text)
     try:
-        is_whole = found.hostname and found.port != 0
-    except ValueError:  # a port that is none
+        is_whole = found.hostname is not None and found.hostname.encode("idna") and found.port != 0
+    except ValueError:  # a port or a name that is none
         is_whole = False
     if not is_whole:
         raise ValueError("this address names no host or no port that can be")

@@ -179,6 +179,8 @@ def test_sizes_are_decimal() -> None:
             ("http://a:port/", "this address names no host or no port that can be"),
             ("http://a:99999/", "this address names no host or no port that can be"),
             ("https://:80/", "this address names no host or no port that can be"),
+            ("https://a..b/", "this address names no host or no port that can be"),
+            (f"https://{'a' * 64}.org/", "this address names no host or no port that can be"),
             ("http://a/ü", "write an address that begins with http:// or https://"),
             ("http://a/\r\nHost: b", "write an address that begins with http:// or https://"),
             ("https://me:hunter2@a/", "an address with a user name or password in it would be printed: "

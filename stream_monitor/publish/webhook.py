@@ -130,7 +130,8 @@ class WebhookChannel:
             held = None if self._connection is None else self._connection.sock
         if held is not None:
             with contextlib.suppress(OSError):
-                held.shutdown(socket.SHUT_RDWR)
+                # The plain one: that of TLS takes the session away from the thread that reads.
+                socket.socket.shutdown(held, socket.SHUT_RDWR)
 
 
 def connect(config: WebhookConfig) -> http.client.HTTPConnection:

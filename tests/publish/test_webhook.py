@@ -144,10 +144,10 @@ def test_nobody_there() -> None:
 class Raw:
     """A server of one connection that says these bytes, then a byte every so often, and never ends."""
 
-    def __init__(self, greeting: bytes, *, drip: bytes = b"") -> None:
+    def __init__(self, greeting: bytes, *, drip: bytes = b"", tls: ssl.SSLContext | None = None) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/"
-        self._greeting, self._drip = greeting, drip
+        self.url = f"http{'s' * (tls is not None)}://127.0.0.1:{self._socket.getsockname()[1]}/"
+        self._greeting, self._drip, self._tls = greeting, drip, tls
         self.heard = threading.Event()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -155,6 +155,8 @@ class Raw:
 
     def _serve(self) -> None:
         peer, _ = self._socket.accept()
+        if self._tls is not None:
+            peer = self._tls.wrap_socket(peer, server_side=True)
         with peer:
             peer.recv(65_536)
             self.heard.set()
@@ -201,19 +203,37 @@ def test_closing_lets_go_of_an_attempt_under_way() -> None:
     server.stop()
 
 
-@pytest.fixture
-def tls(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """(address, certificate) of a receiver whose certificate nobody knows."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, Path]:
+    """What a server of this machine needs for TLS, and the certificate nobody knows yet."""
+    folder = tmp_path_factory.mktemp("tls")
+    key, made = folder / "key.pem", folder / "cert.pem"
     subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=receiver",
-                    "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)],
+                    "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(made)],
                    check=True, capture_output=True)  # fmt: skip
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context.load_cert_chain(made, key)
+    return context, made
+
+
+@pytest.fixture
+def tls(certificate: tuple[ssl.SSLContext, Path]) -> Iterator[tuple[str, Path]]:
+    """(address, certificate) of a receiver."""
+    context, made = certificate
     receiver = Webhook(tls=context)
     receiver.start()
-    yield receiver.url, certificate
+    yield receiver.url, made
     receiver.stop()
+
+
+@pytest.mark.parametrize(("greeting", "drip"), [(b"", b""), (b"HTTP/1.1 200 OK\r\nX: ", b"x")])
+def test_time_limits_hold_with_tls_too(certificate: tuple[ssl.SSLContext, Path], greeting: bytes, drip: bytes) -> None:
+    """Nothing but an answer comes of it, whatever the thread that reads is taken away."""
+    context, made = certificate
+    server = Raw(greeting, drip=drip, tls=context)
+    answer = WebhookChannel(hook(server.url, ca_file=str(made), timeout="1s")).deliver(EVENT)
+    assert (answer.fate, answer.is_of_peer) == (Fate.FAILED, True)
+    server.stop()
 
 
 def test_certificates_are_verified(tls: tuple[str, Path]) -> None:

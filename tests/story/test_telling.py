@@ -18,6 +18,8 @@ from servers.kafka import Kafka
 from servers.service import MonitorProcess
 from servers.webhook import Post, Webhook
 
+from stream_monitor.cli import run_command
+
 SECRET = "whsec_" + base64.b64encode(b"a secret of some length").decode()
 ROWS = 6_000
 
@@ -113,6 +115,18 @@ def test_killed_while_the_receiver_fails_each_change_still_has_one_id(webhook: W
     assert "delivered" in log
     assert "hunter2" not in log
     assert SECRET not in log
+
+
+@pytest.mark.slow
+def test_a_replay_tells_nobody(webhook: Webhook, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever the configuration says: January is over. It says so."""
+    (tmp_path / "monitor.yaml").write_text(json.dumps(configuration(tmp_path, webhooks=[{"url": webhook.url}])))
+    arguments = ["--inference", str(tmp_path / "inference.jsonl"), "--config", str(tmp_path / "monitor.yaml")]
+    assert run_command(["replay", *arguments, "--out", str(tmp_path / "out"), "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["incidents"] >= 2
+    assert "a replay tells nobody" in said.err
+    assert webhook.posts == ()
 
 
 @pytest.mark.slow
