@@ -200,9 +200,13 @@ def _as_it_is(rows: list[dict[str, Cell]], options: Json) -> list[dict[str, Cell
 
 
 def _organise(rows: list[dict[str, Cell]], options: Json) -> list[dict[str, Cell]]:
-    order, names = options["indexByName"], options["renameByName"]
+    order, names, hidden = options["indexByName"], options["renameByName"], options["excludeByName"]
     return [
-        {names.get(name, name): row[name] for name in sorted(row, key=lambda n: order.get(n, len(order)))}
+        {
+            names.get(name, name): row[name]
+            for name in sorted(row, key=lambda n: order.get(n, len(order)))
+            if name not in hidden
+        }
         for row in rows
     ]
 

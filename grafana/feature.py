@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from grafana.board import FEATURE, INCIDENT_URL, Board, baselines, choice, incidents
 from grafana.panels import RATIO, Builder, Column, Query, Row, heat, lines, number, pairs, rows
-from grafana.queries import series
+from grafana.queries import grown, series
 
 WHO = {"model": "$model", "version": "$version"}
 ONE = {**WHO, "feature": "$feature"}
 DRIFT = {**ONE, "window": "$window", "reference": "baseline"}
 SCORE, THRESHOLD, EXPECTED = (series(f"feature_drift_{part}", **DRIFT) for part in ("score", "threshold", "expected"))
+NO_VALUES = "no good value in the window"
 NO_GOOD = "missing|wrong_type|infinite|below|above|unseen"
 UNKNOWN_BINS = "this feature is not among the first 20, whose bins are published"
 
@@ -66,10 +67,11 @@ def board() -> Board:
 def _now() -> list[Builder]:
     return [
         number("Score / threshold", "Distance of the trailing window from the baseline, over the distance that chance explains. "
-               "Good: below 1.", f"max({SCORE} / {THRESHOLD})", steps=RATIO, decimals=2),
-        number("Score", "The distance itself (PSI on 256 bins). Good: near the expected value.", f"max({SCORE})", decimals=4),
+               "Good: below 1.", f"max({SCORE} / {THRESHOLD})", steps=RATIO, decimals=2, empty=NO_VALUES),
+        number("Score", "The distance itself (PSI on 256 bins). Good: near the expected value.", f"max({SCORE})",
+               decimals=4, empty=NO_VALUES),
         number("Expected by chance", "The score's mean when nothing has changed, given the sample sizes. With few events even "
-               "a clean window scores high. Good: far below the threshold.", f"max({EXPECTED})", decimals=4),
+               "a clean window scores high. Good: far below the threshold.", f"max({EXPECTED})", decimals=4, empty=NO_VALUES),
         number("Values in the window", "Good: thousands. Below some hundreds only large changes can be told.",
                f"max({series('feature_window_samples', **ONE, window='$window')})"),
         number("Missing", "Share of the window's events without this feature. Good: as in the baseline, see below.",
@@ -142,7 +144,7 @@ def _detail() -> list[Builder]:
               [Query(f"sum by (bin) (rate({SEEN}[$__rate_interval]))", "{{bin}}")], unit="eps", stacked=True, width=8, height=9,
               empty=UNKNOWN_BINS),
         lines("Changes that detectors saw", "Changes an hour in this feature, by detector, before they are weighed. Good: rare.",
-              [Query(f"sum by (detector) (increase({series('detector_changes_total', **ONE)}[1h]))", "{{detector}}")],
+              [Query(grown("detector", "1h", "detector_changes_total", **ONE), "{{detector}}")],
               width=8, height=9, empty="no change seen"),
         lines("The same feature in all windows", "Score over threshold for each published window length. Good: below 1. The "
               "short window moves first, the long one stays longer.",

@@ -115,20 +115,20 @@ def _classes() -> list[Builder]:
         matrix("Who was taken for what", "Labelled predictions of the newest cohort: a row for each true class, a column for "
                "each predicted one. Good: large on the diagonal, where both have one name. A column that grows everywhere is "
                "a model that falls back on one class. At most ten classes, the rest together.",
-               Query(by_truth), row="truth", column="predicted", empty=NO_CLASSES),
+               Query(by_truth), row="truth", column="predicted", height=6, empty=NO_CLASSES),
         lines("Recall of each class", "Share of a true class that was predicted as such. Good: flat lines. One that falls alone "
               "is one kind of case the model has lost.",
               [Query(f"sum by (truth) (label_replace({by_truth}, \"same\", \"$1\", \"predicted\", \"(.*)\")"
                      f" and on (truth, same) label_replace({by_truth}, \"same\", \"$1\", \"truth\", \"(.*)\"))"
                      f" / sum by (truth) ({cells})", "{{truth}}")],
-              unit="percentunit", most=1, empty=NO_CLASSES),
+              unit="percentunit", most=1, height=6, empty=NO_CLASSES),
     ]  # fmt: skip
 
 
 def _joining() -> list[Builder]:
     return [
         heat("Delays, over time", "Labels by the time they took, darker is more. Good: one steady band.",
-             Query(DELAYS, "{{le}}"), unit="short", empty=NO_LABELS),
+             Query(DELAYS, "{{le}}"), unit="short", buckets=True, empty=NO_LABELS),
         lines("Waiting and given up", "Predictions that wait for a label, and those given up in an hour. "
               "Good: steady and flat.",
               [Query(f"sum({series('pending_predictions', **WHO)})", "waiting"),

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from grafana.board import FEATURE_LINK, INCIDENT_URL, MODEL, Board, baselines, choice, incidents
 from grafana.panels import GOOD_IS_ZERO, RATIO, Builder, Column, Query, Row, heat, lines, number, rows, states
-from grafana.queries import series
+from grafana.queries import grown, series
 
 WHO = {"model": "$model", "version": "$version"}
 DRIFT = {**WHO, "window": "$window", "reference": "baseline"}
 SCORE, THRESHOLD = (series(f"feature_drift_{part}", **DRIFT) for part in ("score", "threshold"))
 RATIOS = f"max by (version, feature) ({SCORE} / {THRESHOLD})"
 WORST = f"topk(20, max by (version, feature) (max_over_time(({SCORE} / {THRESHOLD})[$__range:5m] @ end())))"
+NONE_IS_BAD = ((None, "red"), (1, "text"))
 MEASURED = {**WHO, "metric": "$metric", "window": "$window"}
+ONSET = (
+    f"time() - max by (version, incident) ({series('incident_onset_timestamp_seconds', **WHO)})"
+    f" and on (incident) {series('incident_active', **WHO)}"
+)
+"""Of the whole model: segments' incidents are on the dashboard of all models."""
+
 OUTCOMES = f"sum by (outcome) (rate({series('events_total', **WHO, stream='inference')}[$__rate_interval]))"
 
 
@@ -63,7 +70,7 @@ def _now() -> list[Builder]:
              "Cohen's h for shares. Good: empty. Click the incident for its onset and the bins that moved.",
              [Query(f"max by (version, kind, severity, incident, subject) ({series('incident_effect', **WHO)})"
                     f" or 0 * max by (version, kind, severity, incident, subject) ({series('incident_active', **WHO)})"),
-              Query(f"time() - max by (version, incident) ({series('incident_onset_timestamp_seconds', **WHO)})")],
+              Query(ONSET)],
              [Column("severity", width=90), Column("kind"), Column("subject"), Column("version", width=90),
               Column("Value #A", "effect", decimals=2, width=100), Column("Value #B", "since its onset", unit="dtdurations"),
               Column("incident", link=INCIDENT_URL, link_title="The incident in the service")],
@@ -75,13 +82,14 @@ def _inputs() -> list[Builder]:
     return [
         states("Features over time: score against threshold",
                "The twenty features with the largest score over their threshold in this range. Green: as the baseline; "
-               "yellow: from 0.8 of the threshold; red: beyond it. Good: green from left to right. Red in one column "
-               "across many features is one event upstream.",
+               "yellow: from 0.8 of the threshold; red: beyond it. Good: green from left to right. A bar that ends has no "
+               "good value left: a broken field. Red in one column across many features is one event upstream.",
                Query(f"{RATIOS} and on (version, feature) {WORST}", "{{feature}} ({{version}})"), steps=RATIO,
                empty="no baseline yet: nothing is judged"),
         rows("Features now, the furthest first",
              "Scores of the trailing window. Expected is the score's mean when nothing has changed: a score near it says "
-             "nothing. Good: score / threshold below 1, missing as in the baseline. Click a feature to look into it.",
+             "nothing, and 0 values is a broken "
+             "field. Good: score / threshold below 1, missing as in the baseline. Click a feature to look into it.",
              [Query(RATIOS), Query(f"max by (version, feature) ({SCORE})"), Query(f"max by (version, feature) ({THRESHOLD})"),
               Query(f"max by (version, feature) ({series('feature_drift_expected', **DRIFT)})"),
               Query(f"max by (version, feature) ({series('feature_window_samples', **WHO, window='$window')})"),
@@ -89,7 +97,8 @@ def _inputs() -> list[Builder]:
              [Column("feature", link=FEATURE_LINK, link_title="Open ${__data.fields.feature}"), Column("version", width=90),
               Column("Value #A", "score / threshold", decimals=2, steps=RATIO), Column("Value #B", "score", decimals=4),
               Column("Value #C", "threshold", decimals=4), Column("Value #D", "expected", decimals=4),
-              Column("Value #E", "values", decimals=0), Column("Value #F", "missing", unit="percentunit", decimals=1)],
+              Column("Value #E", "values", decimals=0, steps=NONE_IS_BAD),
+              Column("Value #F", "missing", unit="percentunit", decimals=1)],
              sort="score / threshold", width=14, empty="no baseline yet: nothing is judged"),
         lines("What became of the events", "Inference events a second by their fate. Good: nearly all summarised. Late events "
               "are not in the windows, duplicates are counted once.",
@@ -150,7 +159,7 @@ def _versions() -> list[Builder]:
              [Column("version", width=90), Column("baseline"), Column("provisional", width=110),
               Column("Value #A", "in use", width=80), Column("Value #B", "newest event", unit="dtdurations"),
               Column("Value #C", "events a second", unit="eps", decimals=1),
-              Column("Value #D", "events between false incidents", decimals=0)], width=12, empty="no baseline yet"),
+              Column("Value #D", "events per false alarm", decimals=0)], width=12, empty="no baseline yet"),
         lines("Traffic by version", "Inference events a second. Good: the share you routed to each.",
               [Query(f"sum by (version) (rate({series('events_total', **WHO, stream='inference', outcome='summarised')}"
                      "[$__rate_interval]))", "{{version}}")], unit="eps", stacked=True, height=9),
@@ -161,7 +170,7 @@ def _versions() -> list[Builder]:
               height=8),
         lines("Changes that detectors saw", "Changes an hour in any feature, before they are weighed: not each becomes an "
               "incident. Good: rare.",
-              [Query(f"sum by (feature) (increase({series('detector_changes_total', **WHO)}[1h]))", "{{feature}}")],
+              [Query(grown("feature", "1h", "detector_changes_total", **WHO), "{{feature}}")],
               height=8, stacked=True, empty="no change seen"),
     ]  # fmt: skip
 

@@ -20,7 +20,12 @@ RATE = (
     "[$__rate_interval]))"
 )
 COVERAGE = f"max by (model, version) ({series('label_coverage_ratio', **WHO, window='$window')})"
-TEAM = f"max by (model, team) ({series('model_info', **WHO)})"
+TEAM = f"{NONE} + on (model) group_left (team) max by (model, team) ({series('model_info', **WHO)})"
+ONSET = (
+    f"time() - max by (model, version, incident) ({series('incident_onset_timestamp_seconds', **WHO)})"
+    f" and on (incident) {OPEN}"
+)
+"""Of whole models: a segment's incident has a table of its own."""
 
 
 def severity(name: str) -> str:
@@ -103,14 +108,14 @@ def _now() -> list[Builder]:
               Column("Value #F", "labelled", unit="percentunit", decimals=0),
               Column("Trend #C", "events a second", unit="eps"),
               Column("Value #I", "newest event", unit="dtdurations"),
-              Column("Value #B", "team info")],
+              Column("Value #B", hidden=True)],
              sort="trouble", height=10),
         rows("Open incidents",
              "What people were told and is not over: one row for each incident. Good: empty. Click the incident to read "
              "what the service knows of it: onset, subjects, sample sizes, baseline.",
              [Query(f"count by (model, version, kind, severity, incident) (max by (model, version, kind, severity, incident, "
                     f"subject) ({series('incident_active', **WHO)}))"),
-              Query(f"time() - max by (model, version, incident) ({series('incident_onset_timestamp_seconds', **WHO)})")],
+              Query(ONSET)],
              [Column("severity", width=90), Column("model", link=MODEL_LINK, link_title="Open ${__data.fields.model}"),
               Column("version", width=90), Column("kind"), Column("Value #A", "subjects", decimals=0, width=90),
               Column("Value #B", "since its onset", unit="dtdurations"),

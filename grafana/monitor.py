@@ -130,7 +130,7 @@ def _scraping() -> list[Builder]:
               "out, bins first.", [Query(f"max({series('series')})", "series"),
                                    Query(f"max({series('scrape_samples_scraped')})", "samples scraped")], width=8),
         heat("Checkpoints by duration", "Commits by the time they took, darker is more. Good: one band near the bottom.",
-             Query(f"sum by (le) (increase({TOOK}[$__rate_interval]))", "{{le}}"), unit="short", width=8, height=8),
+             Query(f"sum by (le) (increase({TOOK}[$__rate_interval]))", "{{le}}"), unit="short", buckets=True, width=8, height=8),
         rows("The running programs", "Version of the service and of Python for each target. Good: one row, "
              "or one for each service.",
              [Query(f"max by (job, instance, version, python) ({series('build_info')})")],

@@ -58,6 +58,7 @@ class Column:
     steps: Steps | None = None
     link: str | None = None
     link_title: str = ""
+    hidden: bool = False
     width: int | None = None
 
 
@@ -71,7 +72,7 @@ def _target(query: Query, number: int, form: prometheus_model.PromQueryFormat) -
     built = built.datasource(DATASOURCE)
     if form is prometheus_model.PromQueryFormat.TABLE and not query.trend:
         return built.instant().format(form)
-    return built.range().format(prometheus_model.PromQueryFormat.TIME_SERIES)
+    return built.range().format(SERIES if query.trend else form)
 
 
 def _described(panel: P, title: str, text: str, queries: Sequence[Query], *, unit: str, empty: str,
@@ -85,6 +86,8 @@ def _described(panel: P, title: str, text: str, queries: Sequence[Query], *, uni
 
 SERIES = prometheus_model.PromQueryFormat.TIME_SERIES
 TABLE = prometheus_model.PromQueryFormat.TABLE
+BUCKETS = prometheus_model.PromQueryFormat.HEATMAP
+"""Grafana takes cumulated buckets apart."""
 
 
 def thresholds(steps: Steps) -> dashboard.ThresholdsConfig:
@@ -175,10 +178,13 @@ def states(title: str, text: str, query: Query, *, steps: Steps, unit: str = "sh
 
 
 def heat(title: str, text: str, query: Query, *, unit: str = "percentunit", width: int = 12, height: int = 9,
-         empty: str = NO_DATA, colours: str = "Blues") -> heatmap.Panel:  # fmt: skip
-    """A row for each series, darker where its value is larger."""
-    panel = _described(heatmap.Panel(), title, text, [query], unit=unit, empty=empty, form=SERIES, size=(width, height))
-    options = heatmap.HeatmapColorOptions().mode(heatmap_model.HeatmapColorMode.SCHEME).scheme(colours).steps(64)
+         empty: str = NO_DATA, buckets: bool = False) -> heatmap.Panel:  # fmt: skip
+    """A row for each series, darker where its value is larger. `buckets`: those of a histogram of seconds."""
+    form = BUCKETS if buckets else SERIES
+    panel = _described(heatmap.Panel(), title, text, [query], unit=unit, empty=empty, form=form, size=(width, height))
+    options = heatmap.HeatmapColorOptions().mode(heatmap_model.HeatmapColorMode.SCHEME).scheme("Blues").steps(64)
+    if buckets:
+        panel = panel.y_axis(heatmap.YAxisConfig().unit("s"))
     return panel.calculate(False).color(options.fill("blue").exponent(0.5).min(0)).max_data_points(120)
 
 
@@ -214,7 +220,7 @@ def _organised(columns: Sequence[Column]) -> model.DataTransformerConfig:
     return model.DataTransformerConfig(
         id_val="organize",
         options={
-            "excludeByName": {"Time": True},
+            "excludeByName": {"Time": True} | {column.name: True for column in columns if column.hidden},
             "indexByName": {column.name: place for place, column in enumerate(columns)},
             "renameByName": {column.name: column.title for column in columns if column.title},
         },
@@ -231,7 +237,7 @@ def rows(title: str, text: str, queries: Sequence[Query], columns: Sequence[Colu
     if len(queries) > 1:
         panel = panel.with_transformation(_merge())
     panel = panel.with_transformation(_organised(columns)).cell_height(common_model.TableCellHeight.SM)
-    for column in columns:
+    for column in (column for column in columns if not column.hidden):
         panel = panel.override_by_name(column.title or column.name, _look(column))
     if sort is not None:
         panel = panel.sort_by([common.TableSortByFieldState().display_name(sort).desc(True)])

@@ -30,6 +30,13 @@ def series(name: str, **matchers: str) -> str:
     return f"{full}{{{', '.join([JOB, *(matcher(label, value) for label, value in matchers.items())])}}}"
 
 
+def grown(by: str, span: str, name: str, **matchers: str) -> str:
+    """How much counters grew in a span; unlike `increase` it sees the first count of one that is new."""
+    now = f"sum by ({by}) ({series(name, **matchers)})"
+    before = f"sum by ({by}) ({series(name, **matchers)} offset {span})"
+    return f"({now} - {before} >= 0) or {now}"
+
+
 SIGNS = {(False, False): "=", (False, True): "=~", (True, False): "!=", (True, True): "!~"}
 
 

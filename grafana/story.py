@@ -49,7 +49,7 @@ HOURS = 7.5
 
 BASELINE_ROWS = 5_000
 
-INCIDENT_HOUR = 5.6
+INCIDENT_HOUR = 5.5
 """When most is wrong at once: the demand model's errors have risen, and credit's ages come as text."""
 
 MARKETS = ("eu", "eu", "eu", "us", "eu", "us", "eu", "uk", "eu", "us")
@@ -57,7 +57,7 @@ MARKET_HOUR = 3.0
 """From when debts are higher in one small market alone, and the demand model gets a feature it did not have."""
 
 TARGET = {"job": "stream-monitor", "instance": "127.0.0.1:9464"}
-BROKEN_EVERY, LATE_EVERY, DUPLICATE_EVERY = 400, 300, 250
+BROKEN_EVERY, LATE_EVERY, DUPLICATE_EVERY = 401, 301, 251
 """What every real bus carries and the demo's does not."""
 
 
@@ -226,7 +226,7 @@ def wire(number: int, body: dict[str, Any]) -> Iterator[bytes]:
             5_500  # its standard deviation: a tenth of that in the whole model, too little to tell
         )
     if body["model"] == "demand" and hour >= MARKET_HOUR:
-        body["features"]["promotion"] = "none"  # nobody told the baseline of it
+        body["features"]["promotion" + "x" * (5_000 if number % LATE_EVERY == 0 else 0)] = "none"
     if number % BROKEN_EVERY == BROKEN_EVERY - 1:
         yield b'{"inference_id": "cut o'
     if number % LATE_EVERY == LATE_EVERY - 1:

@@ -113,7 +113,8 @@ def test_columns_that_are_dressed_are_there(name: str, panel: Json) -> None:
     if panel["type"] != "table":
         return
     [options] = [t["options"] for t in panel["transformations"] if t["id"] == "organize"] or [{}]
-    columns = {options["renameByName"].get(name, name) for name in options["indexByName"]} if options else set()
+    kept = [name for name in options.get("indexByName", ()) if name not in options["excludeByName"]]
+    columns = {options["renameByName"].get(name, name) for name in kept}
     assert {o["matcher"]["options"] for o in panel["fieldConfig"]["overrides"]} == columns
     assert {by["displayName"] for by in panel["options"].get("sortBy", ())} <= columns
     values = {name for name in options.get("indexByName", ()) if name.startswith(("Value", "Trend"))}
