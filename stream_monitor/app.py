@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import queue
@@ -16,13 +15,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
-
 from stream_monitor.baselines import read_baselines
 from stream_monitor.config import Config
 from stream_monitor.decode import Decoder, DecoderOptions, ModelOptions
 from stream_monitor.engine import Engine, Refused
 from stream_monitor.judge.baseline import Baseline
+from stream_monitor.memory import Sweeper
 from stream_monitor.records import Incident, Inferences, Labels, PartitionId, Poll, RawBatch, Stream
 from stream_monitor.source.fetcher import Fetcher
 from stream_monitor.source.protocol import Source
@@ -44,32 +42,6 @@ SEAL_SECONDS = 0.5
 """A live stream is sealed at least this often; while a backlog is drained the engine waits for more rows."""
 
 Batch = Decoded[Inferences] | Decoded[Labels]
-
-
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
-"""Parameters of glibc's mallopt (malloc.h)."""
-
-_KEPT_BYTES = 1 << 28
-_LARGE_BYTES = 1 << 25
-"""What is freed is kept up to so much at the heap's end; arrays up to the second, the most glibc takes, come from the heap."""
-
-
-def hold_memory() -> None:
-    """One heap for all threads and for Arrow, which keeps what is freed until the next checkpoint; to be called first.
-
-    By default every thread has heaps of its own, every array of 128 kB its own pages, and both are returned at once and
-    asked for again: the kernel then cleared pages for a seventh of the time, and the process held 150 MB more.
-    """
-    pa.set_memory_pool(pa.system_memory_pool())
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # another C library has its own ways
-    if mallopt is not None:
-        for parameter, value in ((_ARENA_MAX, 1), (_TRIM_THRESHOLD, _KEPT_BYTES), (_MMAP_THRESHOLD, _LARGE_BYTES)):
-            mallopt(parameter, value)
-
-
-def release_memory() -> None:
-    """Give back what a busy minute took: people size machines by what we hold."""
-    pa.default_memory_pool().release_unused()
 
 
 def make_decoder(config: Config) -> Decoder:
@@ -143,6 +115,7 @@ class Monitor:
     clock: Callable[[], float] = time.monotonic
     _checkpoints: Pace = field(default_factory=lambda: Pace(CHECKPOINT_SECONDS, CHECKPOINT_SHARE))
     _joins: Pace = field(default_factory=lambda: Pace(0.0, JOIN_SHARE))
+    _sweeper: Sweeper = field(default_factory=Sweeper)
     _sealed_at: float = 0.0
     _took: bool = True
     _crowded: frozenset[PartitionId] = frozenset()
@@ -180,6 +153,7 @@ class Monitor:
         self._obey()
         if now >= self._checkpoints.due:
             self.checkpoint()
+        self._sweeper.sweep_if_grown()
         return self.fetcher.finished and not done.records and not self.engine.flow.parked_rows()
 
     def _steer(self) -> None:
@@ -231,7 +205,7 @@ class Monitor:
         self.last_checkpoint_seconds = ended - began
         self._checkpoints.done(began, ended)
         self.fetcher.commit(self.engine.positions())
-        release_memory()
+        self._sweeper.sweep()
         if self.on_checkpoint is not None:
             self.on_checkpoint(changed)
         done, self._done = self._done, []

@@ -16,12 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stream_monitor import history
-from stream_monitor.app import Monitor, configured_baselines, fetch, hold_memory, make_decoder, reject_line
+from stream_monitor.app import Monitor, configured_baselines, fetch, make_decoder, reject_line
 from stream_monitor.baselines import merged, read_baselines
 from stream_monitor.config import Config
 from stream_monitor.engine import Engine, Refused
 from stream_monitor.errors import InputError, UsageError
 from stream_monitor.exposition import render
+from stream_monitor.memory import hold_memory
 from stream_monitor.records import MICROSECONDS, NO_TIME, Binding, Incident, Ints, Stream
 from stream_monitor.source.files import FileSource
 from stream_monitor.store import Store

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import bisect
 import logging
-import resource
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from stream_monitor.app import Monitor, Pace, dead_letter, fetch, hold_memory, open_engine
+from stream_monitor.app import Monitor, Pace, dead_letter, fetch, open_engine
 from stream_monitor.config import Config
 from stream_monitor.ending import Ending
 from stream_monitor.engine import Engine, Refused
@@ -18,6 +17,7 @@ from stream_monitor.errors import PeerError, UsageError
 from stream_monitor.exposition import Deliveries, snapshot
 from stream_monitor.exposition import Service as ServiceFigures
 from stream_monitor.machine import look
+from stream_monitor.memory import hold_memory, resident_bytes
 from stream_monitor.outbox import Outbox, changed_incidents, commit_time, open_outbox
 from stream_monitor.publish.catalogue import CHECKPOINT_BUCKETS
 from stream_monitor.publish.collector import Publisher
@@ -184,15 +184,6 @@ class Service:
             machine=look(self.config.state),
         )
         self.publisher.publish(snapshot(self.engine, figures))
-
-
-def resident_bytes() -> float | None:
-    """What the kernel says this process holds in memory; None where it does not say."""
-    try:
-        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    except OSError:
-        return None
-    return float(pages) * resource.getpagesize()
 
 
 def serve(config: Config, ending: Ending) -> None:

@@ -40,7 +40,7 @@ class Fetcher(Generic[T]):
         source: Source,
         *,
         transform: Callable[[Poll], T],
-        max_polls: int = 3,
+        max_polls: int = 2,
         max_bytes: int = 12_000_000,
         max_records: int = _RECORDS,
     ) -> None:
@@ -49,7 +49,7 @@ class Fetcher(Generic[T]):
         self._max_polls = max_polls
         self._max_bytes = max_bytes
         self._max_records = max_records
-        self._wanted = max_records
+        self._wanted = min(max_records, _FEWEST_RECORDS)  # until it is known how large they are
         self._changed = threading.Condition()
         self._queue: deque[tuple[Poll, T, int]] = deque()
         self._bytes = 0

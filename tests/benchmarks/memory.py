@@ -24,10 +24,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import events
 import pyarrow as pa
 
-from stream_monitor.app import Monitor, Pace, fetch, hold_memory
+from stream_monitor.app import Monitor, Pace, fetch
 from stream_monitor.config import Config
 from stream_monitor.engine import Engine
 from stream_monitor.exposition import render
+from stream_monitor.memory import hold_memory
 from stream_monitor.records import PartitionId, Poll
 from stream_monitor.service import PUBLISH_SHARE
 from stream_monitor.source.protocol import Loss
