@@ -96,6 +96,10 @@ LABELS = Shelf(
 SHELVES = (PANES, FIVE_MINUTES, HOURS, DAYS, SKETCHES, SCORES, PREDICTIONS, LABELS)
 
 
+STATE_BYTES = 4_000_000
+"""About so much state in one upsert, which the engine holds several times over until it is done."""
+
+
 class Store:
     """The state file, open. Not thread safe: `reader()` gives other threads a connection of their own."""
 
@@ -244,18 +248,19 @@ class Store:
         self._put.update({(kind, key): value for key, value in values.items()})
 
     def _write_states(self) -> None:
-        """One upsert for all: each costs some ms, and a hundred versions have hundreds of states."""
-        if not self._put:
-            return
-        incoming = pa.table(
-            {
-                "kind": pa.array([kind for kind, _ in self._put], pa.string()),
-                "key": pa.array([key for _, key in self._put], pa.string()),
-                "value": pa.array(list(self._put.values()), pa.binary()),
-            }
-        )
-        self._put = {}
-        self._insert("states", incoming, replace=True)
+        """Few upserts: each costs some ms, and a hundred versions have hundreds of states."""
+        put, self._put = list(self._put.items()), {}
+        ends = np.cumsum([len(value) for _, value in put]) // STATE_BYTES
+        for part in np.unique(ends).tolist():
+            some = put[np.searchsorted(ends, part) : np.searchsorted(ends, part, "right")]
+            incoming = pa.table(
+                {
+                    "kind": pa.array([kind for (kind, _), _ in some], pa.string()),
+                    "key": pa.array([key for (_, key), _ in some], pa.string()),
+                    "value": pa.array([value for _, value in some], pa.binary()),
+                }
+            )
+            self._insert("states", incoming, replace=True)
 
     def drop_states(self, kind: str, keys: Sequence[str]) -> None:
         if keys:
@@ -438,6 +443,7 @@ def _connect(path: Path | None, *, memory_bytes: int, threads: int) -> duckdb.Du
         "preserve_insertion_order": True,
         # Else the engine's allocator keeps what it freed until the thread that did so is busy again: some 60 MB.
         "allocator_background_threads": True,
+        "allocator_flush_threshold": "16MB",
     }
     if path is None:
         return duckdb.connect(":memory:", config=settings)

@@ -82,7 +82,7 @@ class JsonReader:
     """Parses batches of JSON texts. Owns an in-memory DuckDB connection, so it serves one thread."""
 
     def __init__(self) -> None:
-        self._connection = duckdb.connect(config={"threads": 1})
+        self._connection = duckdb.connect(config={"threads": 1, "allocator_flush_threshold": "16MB"})
         self._connection.execute("SET arrow_lossless_conversion = true")  # 128-bit hashes as bytes
 
     def parse(self, texts: pa.Array, rows: Codes, layout: Layout) -> Parsed:
