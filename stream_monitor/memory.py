@@ -15,7 +15,7 @@ _KEPT_BYTES = 1 << 26
 _LARGE_BYTES = 1 << 25
 """What is freed is kept up to so much at the heap's end; arrays up to the second, the most glibc takes, come from the heap."""
 
-_MORE_BYTES = 1 << 26
+_MORE_BYTES = 1 << 25
 """The growth after which the heap is swept: some polls' columns. A sweep takes ten milliseconds, and pages back."""
 
 
