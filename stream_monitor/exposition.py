@@ -14,7 +14,7 @@ import numpy as np
 from stream_monitor.budgets import worst_shifts
 from stream_monitor.config import duration_text
 from stream_monitor.engine import Engine
-from stream_monitor.judge.performance import metrics
+from stream_monitor.judge.performance import headlines
 from stream_monitor.machine import Machine
 from stream_monitor.publish.collector import Publisher
 from stream_monitor.publish.snapshot import Distribution, LabelValues, Snapshot
@@ -286,23 +286,23 @@ def _performance(engine: Engine, line: Line, samples: Samples) -> None:
                 coverage = engine.outcomes.coverage(key, profile)
                 window = duration_text(seconds)
                 if not line.is_whole:
-                    for metric, found in metrics(profile).items():
+                    for metric, found in headlines(profile):
                         of_segment = (*head, _segment(line), metric, basis, window)
                         samples["segment_performance"].append((of_segment, found.value))
                     continue
-                for metric, found in metrics(profile).items():
+                for metric, found in headlines(profile):
                     labels = (*head, metric, basis, window)
                     samples["performance"].append((labels, found.value))
                     samples["performance_lower"].append((labels, found.lower))
                     samples["performance_upper"].append((labels, found.upper))
-                    samples["performance_samples"].append((labels, profile.rows))
+                    samples["performance_samples"].append((labels, found.samples))
                 if basis == "cohort" and not np.isnan(coverage):
                     samples["label_coverage_ratio"].append(((*head, window), coverage))
                 if basis == "cohort" and seconds == _matrix_window(engine):
                     _classes(head, profile, window, samples)
         reference = engine.outcomes.reference(line, outcome) if line.is_whole else None
         if reference is not None:
-            for metric, found in metrics(reference).items():
+            for metric, found in headlines(reference):
                 samples["performance_baseline"].append(((*head, metric), found.value))
 
 

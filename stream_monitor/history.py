@@ -259,6 +259,17 @@ def recent_performance(engine: Engine) -> list[dict[str, Any]]:
     return found
 
 
+def references(engine: Engine) -> dict[tuple[int, int], OutcomeProfile]:
+    """What each (line, outcome) is compared with, once it is settled: it changes no more."""
+    found = {
+        (line.number, outcome): engine.outcomes.reference(line, outcome)
+        for version in engine.versions.values()
+        for line in version.lines.values()
+        for outcome in range(len(engine.names.outcomes))
+    }
+    return {key: profile for key, profile in found.items() if profile is not None}
+
+
 RECENT_WINDOWS = 8
 """How many closed windows back one with labels is looked for."""
 

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from stream_monitor import budgets, history
+from stream_monitor import budgets, history, past
 from stream_monitor.app import Monitor
 from stream_monitor.config import duration_text
 from stream_monitor.engine import Engine, time_text
@@ -34,6 +34,7 @@ class Frozen:
     models: Sequence[Json] = ()
     features: Sequence[Json] = ()
     performance: Sequence[Json] = ()
+    references: past.References = field(default_factory=dict)
     baselines: Sequence[Json] = ()
     budgets: Sequence[budgets.Spending] = ()
     status: Json = field(default_factory=dict)
@@ -53,6 +54,7 @@ def freeze(engine: Engine, now_seconds: float) -> Frozen:
         models=history.models(engine),
         features=features,
         performance=history.recent_performance(engine),
+        references=history.references(engine),
         baselines=history.baselines(engine),
         budgets=[s for s in map(budgets.of_version, engine.versions.values()) if s is not None],
         status=status(engine),
@@ -142,16 +144,21 @@ class LiveView:
         return None if row is None else json.loads(row[0])
 
     def performance(self, filters: Filters) -> Sequence[Json]:
+        if filters.since_us is not None or filters.until_us is not None:
+            with self._reading() as reader:
+                return past.performance(reader, self._names, filters, self._frozen.references)
         rows = [
             r for r in self._frozen.performance
             if _is_of(r, filters)
             and filters.metric in (None, r["metric"])
             and filters.basis in (None, r["basis"])
             and (filters.window_seconds is None or r["window"] == duration_text(filters.window_seconds))
-            and (filters.since_us is None or r["window_start"] >= time_text(filters.since_us))
-            and (filters.until_us is None or r["window_start"] < time_text(filters.until_us))
         ]  # fmt: skip
         return rows[filters.offset : filters.offset + filters.limit]
+
+    def performance_details(self, filters: Filters) -> Sequence[Json]:
+        with self._reading() as reader:
+            return past.details(reader, self._names, filters, self._frozen.references)
 
     def baselines(self) -> Sequence[Json]:
         return self._frozen.baselines

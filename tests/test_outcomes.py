@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
-from stream_monitor import history
+from stream_monitor import history, past
 from stream_monitor.app import decode_poll, make_decoder
 from stream_monitor.config import parse
 from stream_monitor.engine import Engine
 from stream_monitor.exposition import render
+from stream_monitor.publish.http import Filters
 from stream_monitor.records import Binding, Incident, PartitionId, Stream
 from stream_monitor.source.memory import MemorySource
 from stream_monitor.store import Store
@@ -193,3 +195,75 @@ def test_an_incident_of_a_detector_ends_when_no_labels_come(tmp_path: Path) -> N
     story.close()
     assert [(i.kind, i.severity) for i in told] == [("concept_drift", "info")]
     assert told[0].closed_us == pytest.approx((START + 599.9 + 0.5 + 3600) * 10**6, abs=1)
+
+
+def weeks(engine: Engine, store: Store, **filters: Any) -> list[dict[str, Any]]:
+    """What the API says of past windows."""
+    with store.reader() as reader:
+        return [dict(r) for r in past.performance(reader, engine.names, Filters(**filters), history.references(engine))]
+
+
+def test_the_weekly_line_is_of_calendar_weeks(tmp_path: Path) -> None:
+    """Three weeks that begin on Mondays, the one under way included; the rows are those of the table, page by page."""
+    story = Story(tmp_path, windows=["1d", "7d"])
+    day = 86_400
+    for step in range(0, 16 * day, 4 * 3_600):
+        at = 1_793_577_600 - START + step  # 2026-11-02 was a Monday
+        number = step // 3_600
+        story.tell([event(number, at)], [label(number, at + 1, right=step < 7 * day)])
+    lines = weeks(story.engine, story._store, metric="accuracy", window_seconds=7 * day, basis="cohort", since_us=0)
+    whole = [row for row in lines if not row["segment"]]
+    assert [(row["window_start"][:10], row["value"], row["samples"]) for row in whole] == [
+        ("2026-11-16", 0.0, 12), ("2026-11-09", 0.0, 42), ("2026-11-02", 1.0, 42)]  # fmt: skip
+    assert [row["coverage"] for row in whole] == [1.0, 1.0, 1.0]
+    table = [history.performance_json(row) for row in history.performance_rows(story.engine)]
+    every = weeks(story.engine, story._store, since_us=0, limit=100_000)
+    assert sorted(map(str, every)) == sorted(map(str, table))
+    pages = [
+        weeks(story.engine, story._store, since_us=0, limit=100, offset=at) for at in range(0, len(every) + 1, 100)
+    ]
+    assert str([row for page in pages for row in page]) == str(every)
+    bounded = weeks(
+        story.engine, story._store, since_us=1_794_182_400 * 10**6, until_us=1_794_268_800 * 10**6, limit=10**6
+    )
+    assert {row["window_start"][:10] for row in bounded} == {"2026-11-09"}
+    story.close()
+
+
+def test_behind_the_figures_stand_matrices_and_histograms(tmp_path: Path) -> None:
+    """Who was taken for what, what scores came true, and the errors of numbers beside those before."""
+    story = Story(tmp_path, models={"m": {"task": "binary", "positive_label": "yes"}, "n": {"task": "regression"}})
+    events, labels = traffic(0, 900, lambda n: n % 10 == 0)
+    rises = [{**e, "model": "n", "inference_id": f"n{k}", "prediction": k / 100} for k, e in enumerate(events)]
+    truths = [{"inference_id": f"n{k}", "value": k / 100 + 1 + k % 3, "timestamp": START + k / 10} for k in range(900)]
+    story.tell(events + rises, labels + truths)
+    with story._store.reader() as reader:
+        told = past.details(reader, story.engine.names, Filters(window_seconds=30, basis="cohort"), {})
+    classes = next(d for d in told if d["model"] == "m")
+    cells = [n for row in classes["confusion_matrix"].values() for n in row.values()]
+    assert sum(cells) == classes["rows"] == sum(tenth["rows"] for tenth in classes["reliability"]) == 300
+    assert [(tenth["above"], tenth["mean_confidence"]) for tenth in classes["reliability"]] == [
+        (0.0, pytest.approx(0.1)), (0.8, pytest.approx(0.9))]  # fmt: skip
+    assert classes["receiver_operating_characteristic_curve"]["true_positive_rates"][-1] == 1.0
+    numbers = next(d for d in told if d["model"] == "n")["error_histogram"]
+    assert sum(numbers["share"]) == pytest.approx(1)
+    assert len(numbers["share"]) == len(numbers["edges"]) + 1
+    assert numbers["baseline_share"] is None
+    story.close()
+
+
+def test_a_state_file_from_before_forgets_past_performance_and_goes_on(story: Story, tmp_path: Path) -> None:
+    """The sums of the older format are gone, the events and labels that came are not; what comes is judged."""
+    story.tell(*traffic(0, 600, never))
+    assert list(history.performance_rows(story.engine))
+    before = history.summary(story.engine)
+    story._store.put_states("cohort", {"0/0/30/0": b"\x02 of an older format"})
+    story.engine.checkpoint()
+    story.close()
+    with duckdb.connect(str(tmp_path / "state.duckdb")) as file:
+        file.execute("update meta set value = '2' where key = 'schema_version'")
+    story._open()
+    assert history.summary(story.engine) == before
+    assert not list(history.performance_rows(story.engine))
+    story.tell(*traffic(600, 1200, never))
+    assert {row.value for row in history.performance_rows(story.engine) if row.metric == "accuracy"} == {1.0}

@@ -17,14 +17,13 @@ from stream_monitor.judge.metric import (
     on_logit,
     positive_mean,
     proportion,
-    ranks,
     ratio_below_one,
     undefined,
 )
 from stream_monitor.judge.ranking import Ranks
+from stream_monitor.judge.spectrum import Spectrum
 from stream_monitor.judge.verdicts import Span
 from stream_monitor.records import Floats, Ints, Score, Verdict
-from stream_monitor.summarize.histogram import Histogram
 from stream_monitor.summarize.outcome import (
     CONFIDENCE_SUMS,
     RELIABILITY_BINS,
@@ -32,8 +31,6 @@ from stream_monitor.summarize.outcome import (
     OutcomeProfile,
     Task,
     errors,
-    value_ends,
-    values_of_bins,
     variance,
 )
 
@@ -76,6 +73,14 @@ def metrics(profile: OutcomeProfile) -> Mapping[str, Metric]:
         told = profile if profile.is_whole else OutcomeProfile(profile.task, profile.positive_label)
         found = profile.derived["metrics"] = _metrics(told)
     return found
+
+
+def headlines(profile: OutcomeProfile) -> list[tuple[str, Metric]]:
+    """The metrics that have series of their own: no class's, and none that is another by a second name or its rest to 1."""
+    return [(name, metric) for name, metric in metrics(profile).items() if "[" not in name and name not in _MIRRORED]
+
+
+_MIRRORED = {"true_positive_rate", "true_negative_rate", "false_positive_rate", "false_negative_rate"}
 
 
 def _metrics(profile: OutcomeProfile) -> Mapping[str, Metric]:
@@ -148,7 +153,7 @@ def _regression(profile: OutcomeProfile) -> dict[str, Metric]:
     total = {name: part.value / n for name, part in profile.sums.items()}
     spread = variance(profile.sums["target"], profile.sums["target_squared"], n)
     mse = positive_mean(total["squared"], total["fourth"], n, constant=spread)
-    truth = _Spectrum.of(profile.targets)
+    truth = Spectrum.of(profile.targets)
     median = truth.quantile(0.5)
     return {
         "mae": positive_mean(total["absolute"], total["squared"], n, constant=truth.distance_to(median)),
@@ -157,12 +162,12 @@ def _regression(profile: OutcomeProfile) -> dict[str, Metric]:
         "r2": _r2(profile, mse.value, total["fourth"], spread, truth),
         "mape": _mape(profile, truth),
         "bias": mean(total["error"], total["squared"], n, constant=0.0),
-        **_quantiles(_Spectrum.of(profile.errors), truth.from_constant(median), _QUANTILES),
-        **_quantiles(_Spectrum.of(profile.errors).folded(), truth.from_constant(median).folded(), _ABSOLUTE_QUANTILES),
+        **_quantiles(Spectrum.of(profile.errors), truth.from_constant(median), _QUANTILES),
+        **_quantiles(Spectrum.of(profile.errors).folded(), truth.from_constant(median).folded(), _ABSOLUTE_QUANTILES),
     }
 
 
-def _r2(profile: OutcomeProfile, mse: float, fourth: float, spread: float, truth: _Spectrum) -> Metric:
+def _r2(profile: OutcomeProfile, mse: float, fourth: float, spread: float, truth: Spectrum) -> Metric:
     """The logarithms of both mean squares vary; where errors grow with the truth they do so together, and the interval
     is wider than it need be. The truths' kurtosis is their histogram's, or the normal's where the bins do not show it.
     """
@@ -173,7 +178,7 @@ def _r2(profile: OutcomeProfile, mse: float, fourth: float, spread: float, truth
     return ratio_below_one(mse, spread, (of_loss + truth.kurtosis(spread) - 1) / (n - 1), n)
 
 
-def _mape(profile: OutcomeProfile, truth: _Spectrum) -> Metric:
+def _mape(profile: OutcomeProfile, truth: Spectrum) -> Metric:
     n = profile.rows - profile.targets[0]
     if n == 0:
         return undefined()
@@ -185,70 +190,8 @@ def _mape(profile: OutcomeProfile, truth: _Spectrum) -> Metric:
     )
 
 
-def _quantiles(spectrum: _Spectrum, constant: _Spectrum, shares: Mapping[str, float]) -> dict[str, Metric]:
+def _quantiles(spectrum: Spectrum, constant: Spectrum, shares: Mapping[str, float]) -> dict[str, Metric]:
     return {name: spectrum.metric(share, constant.quantile(share)) for name, share in shares.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class _Spectrum:
-    """A histogram of numbers as bins that ascend: their ends, middles and rows."""
-
-    lower: Floats
-    middle: Floats
-    upper: Floats
-    count: Floats
-
-    @classmethod
-    def of(cls, histogram: Histogram) -> _Spectrum:
-        keys, counts = histogram.arrays()
-        return cls(value_ends(keys)[0], values_of_bins(keys), value_ends(keys)[1], counts.astype(np.float64))
-
-    def quantile(self, share: float) -> float:
-        """The middle of the bin in which the cumulated share reaches it."""
-        return float(self.middle[self._bin(share * self.count.sum())])
-
-    def metric(self, share: float, constant: float) -> Metric:
-        """A quantile between order statistics."""
-        n = int(self.count.sum())
-        low, high = ranks(share, n)
-        lower = float(self.lower[self._bin(low)]) if low >= 1 else NAN
-        upper = float(self.upper[self._bin(high)]) if high <= n else NAN
-        return Metric(self.quantile(share), lower, upper, constant, n)
-
-    def folded(self) -> _Spectrum:
-        """Of the absolute values."""
-        size = np.abs(self.middle)
-        inner, outer = np.minimum(np.abs(self.lower), np.abs(self.upper)), np.maximum(-self.lower, self.upper)
-        order = np.argsort(size, kind="stable")
-        return _Spectrum(inner[order], size[order], outer[order], self.count[order])
-
-    def from_constant(self, constant: float) -> _Spectrum:
-        """Of the errors of predicting it."""
-        parts = (constant - self.upper, constant - self.middle, constant - self.lower, self.count)
-        return _Spectrum(*(part[::-1] for part in parts))
-
-    def without_zero(self) -> _Spectrum:
-        held = self.middle != 0
-        return _Spectrum(self.lower[held], self.middle[held], self.upper[held], self.count[held])
-
-    def weighted(self, weight: Floats) -> _Spectrum:
-        return _Spectrum(self.lower, self.middle, self.upper, self.count * weight)
-
-    def distance_to(self, constant: float) -> float:
-        """Mean absolute distance."""
-        return float((np.abs(self.middle - constant) * self.count).sum() / self.count.sum())
-
-    def kurtosis(self, spread: float) -> float:
-        """The fourth central moment over the square of the second; 3 where the bins do not show the spread."""
-        n = self.count.sum()
-        away = self.middle - (self.middle * self.count).sum() / n
-        second = float((away**2 * self.count).sum() / n)
-        if not 0.9 < second / spread < 1.1:
-            return 3.0
-        return float((away**4 * self.count).sum() / n) / second**2
-
-    def _bin(self, rank: float) -> int:
-        return min(int(np.searchsorted(np.cumsum(self.count), rank)), len(self.count) - 1)
 
 
 def _binary(profile: OutcomeProfile) -> dict[str, Metric]:

@@ -1,11 +1,12 @@
 """How well scores rank: areas under the ROC and the precision-recall curve, from histograms of scores that merge.
 
-Scores in one bin of `summarize.outcome.score_bin` count as ties, and ties as scikit-learn counts them. So the ROC area is
-off by at most half the share of (positive, negative) pairs that share a bin; the precision-recall area by a term of first
-order in the width of a bin. Both are within 1e-3 on scores that spread over 5 % or more of their distance to the nearer of
-0 and 1, however skewed (`tests/benchmarks/performance.py`: calibrated, rare, saturated, rounded), and exact where scores
-are rounded to steps wider than a bin. Scores closer together than that are told apart less well: normal ones of deviation
-.002 around a half lose .001 of the ROC area and .02 of the other.
+Scores that share a bin of `summarize.outcome.score_bin` with none in the bins beside it count as ties, and ties as
+scikit-learn counts them: that is exact where scores are rounded to steps wider than a bin. Where the bins beside hold rows
+too, rows in a bin are taken to lie as the densities slope. The areas are then within 1e-3 of scikit-learn's on thousands
+of scores as people have them, however skewed, saturated or rounded, and down to a deviation of .02 around a half
+(`tests/benchmarks/performance.py`); at worst the ROC area is off by the share of (positive, negative) pairs in one bin.
+Scores that all fall in a few bins are told apart less well: normal ones of deviation .002 around a half miss .001 of the
+ROC area and .004 of the other, those of .0001 around .6 a tenth of both.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from stream_monitor.judge.metric import Metric, on_logit, proportion, undefined
-from stream_monitor.records import Floats
+from stream_monitor.records import Flags, Floats
 from stream_monitor.summarize.histogram import Histogram
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """Positives and negatives by bins of the score, (k,), ascending."""
+    """Positives and negatives by bins of the score, (k,), ascending; `inner`: whether the bins beside hold rows too."""
 
     positive: Floats
     negative: Floats
+    inner: Flags
 
     @classmethod
     def of(cls, scores: Histogram) -> Ranks:
@@ -33,7 +35,11 @@ class Ranks:
         bins, place = np.unique(keys >> 1, return_inverse=True)
         weights = [np.where(keys & 1 == truth, counts, 0).astype(np.float64) for truth in (1, 0)]
         positive, negative = (np.bincount(place, weights=weight, minlength=len(bins)) for weight in weights)
-        return cls(positive.astype(np.float64), negative.astype(np.float64))
+        # Below a half bins end at -2, from there on they begin at 1.
+        place = bins - 2 * (bins > 0)
+        inner = np.zeros(len(bins), dtype=np.bool_)
+        inner[1:-1] = place[2:] - place[:-2] == 2
+        return cls(positive.astype(np.float64), negative.astype(np.float64), inner)
 
     def auc(self) -> Metric:
         """Area under the ROC curve: P(score of a positive > score of a negative), ties half.
@@ -46,7 +52,8 @@ class Ranks:
             return undefined(0.5)
         below = (np.cumsum(self.negative) - self.negative / 2) / q  # for a positive in this bin
         above = (np.cumsum(self.positive[::-1])[::-1] - self.positive / 2) / p  # for a negative in this bin
-        area = float((self.positive * below).sum() / p)
+        area = float((self.positive * below).sum() / p) + self._within_bins() / (p * q)
+        area = min(max(area, 0.0), 1.0)
         variance = _variance_of_mean(below, self.positive) + _variance_of_mean(above, self.negative)
         if variance == 0:
             fewer = int(min(p, q))
@@ -65,7 +72,7 @@ class Ranks:
         found, false = (np.cumsum(part[::-1])[::-1] for part in (self.positive, self.negative))
         chosen = found + false
         precision = found / chosen
-        area = float((self.positive * precision).sum() / p)
+        area = float((self.positive * np.where(self.inner, self._interleaved(found, false), precision)).sum() / p)
         constant = p / (p + q)
         per_row = self.positive / (chosen * chosen)
         of_positive = (precision + np.cumsum(per_row * false) - area) / p
@@ -74,6 +81,26 @@ class Ranks:
         if variance < 1e-24:
             return proportion(area * p, int(p), constant=constant, samples=int(p + q))
         return on_logit(area, variance, constant=constant, samples=int(p + q))
+
+    def _within_bins(self) -> float:
+        """Pairs in one bin that are in order, beyond half of them: from how both densities slope over the bins beside.
+
+        Where densities 1 + a x and 1 + b x fall in a bin of width 1, P(first > second) is 1/2 + (a - b) / 12.
+        """
+        rise, fall = (np.zeros(len(self.inner)) for _ in range(2))
+        if len(self.inner) > 2:
+            rise[1:-1] = (self.positive[2:] - self.positive[:-2]) * self.negative[1:-1]
+            fall[1:-1] = (self.negative[2:] - self.negative[:-2]) * self.positive[1:-1]
+        return float((rise - fall)[self.inner].sum() / 24)
+
+    def _interleaved(self, found: Floats, false: Floats) -> Floats:
+        """The mean precision at the positives of each bin, were its rows in any order: Gauss's rule over the bin."""
+        before, wrong = found - self.positive, false - self.negative
+        precision = np.zeros(len(found))
+        for node, weight in ((0.5 - 0.15**0.5, 5 / 18), (0.5, 8 / 18), (0.5 + 0.15**0.5, 5 / 18)):
+            right = before + node * np.maximum(self.positive - 1, 0.0) + 1
+            precision += weight * right / (right + wrong + node * self.negative)
+        return precision
 
     def curves(self, points: int) -> dict[str, dict[str, list[float]]]:
         """Both curves at thresholds that fall, thinned to so many points; the names are SageMaker's."""

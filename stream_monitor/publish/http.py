@@ -109,7 +109,12 @@ class View(Protocol):
         """One of them, None where there is none."""
 
     def performance(self, filters: Filters) -> Sequence[Json]:
-        """Rows of `performance.parquet`. Filters: model, version, metric, basis, window, since, until."""
+        """Rows of `performance.parquet`: the newest window with labels of each length; with since or until every window
+        that starts in between. Filters: model, version, metric, basis, window, since, until.
+        """
+
+    def performance_details(self, filters: Filters) -> Sequence[Json]:
+        """What stands behind the figures of each window. Filters: model, version, basis, window, since, until."""
 
     def baselines(self) -> Sequence[Json]:
         """The baselines in use."""
@@ -208,6 +213,11 @@ class PerformanceQuery(_Period):
     window: Window | None = None
 
 
+class DetailQuery(_Period):
+    basis: Literal["cohort", "arrival"] | None = None
+    window: Window | None = None
+
+
 class PromoteBody(BaseModel):
     """Whose baseline, and what it is made of: a built one, another version's, or traffic."""
 
@@ -244,6 +254,17 @@ BUDGETS = """The configured budget and the events between two false incidents th
 `limit` of the shortest and longest window in standard deviations, whether it is `insufficient`, and `events_to_find`: the
 median number of events until a change is found, now and at twice the budget. A change that cannot be is left out; null
 is never, within twice the longest window. Those in `below_minimum_effect` are not told however soon they are found."""
+
+
+PERFORMANCE = """Without `since` and `until`: the newest closed window with labels, of each length and basis. With one of
+them: every window kept that starts in between, the newest first; `window=7d&metric=mae&since=2026-01-01` is the line of
+the weekly error, and the window under way is in it. A restated cohort stands as it is now."""
+
+PERFORMANCE_DETAILS = """One object for each window, the newest first. Classes: `confusion_matrix` (rows by truth and
+prediction; binary: 1 is the positive label), `reliability` (what came true of each tenth of the confidences, now and in
+the baseline) and, where there are scores, `receiver_operating_characteristic_curve` and `precision_recall_curve`.
+Numbers: `error_histogram`, the shares of predicted - true now and in the baseline between common `edges`; the first and
+last share are of what lies beyond."""
 
 
 class JsonResponse(Response):
@@ -511,10 +532,22 @@ def _add_lists(app: FastAPI, view: View) -> None:
         found = view.incident(incident_id)
         return _refusal(404, "There is no incident of this id.") if found is None else JsonResponse(found)
 
-    @app.get(f"{API}/performance", response_class=JsonResponse, summary="Model quality from labels")
+    @app.get(
+        f"{API}/performance", response_class=JsonResponse, summary="Model quality from labels", description=PERFORMANCE
+    )
     def performance(request: Request, query: Annotated[PerformanceQuery, Query()]) -> Response:
         filters = query.filters()
         return _paged(view.performance(_one_more(filters)), request, filters)
+
+    @app.get(
+        f"{API}/performance/details",
+        response_class=JsonResponse,
+        summary="Confusion, curves, reliability and error histograms",
+        description=PERFORMANCE_DETAILS,
+    )
+    def performance_details(request: Request, query: Annotated[DetailQuery, Query()]) -> Response:
+        filters = query.filters()
+        return _paged(view.performance_details(_one_more(filters)), request, filters)
 
 
 def _add_changes(app: FastAPI, view: View) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from scipy import stats
+from scipy import special, stats
+from sklearn.metrics import average_precision_score, roc_auc_score
 
+from stream_monitor.judge.metric import Metric
 from stream_monitor.judge.performance import (
     error_moments,
     error_shift,
@@ -89,6 +91,29 @@ def test_binary_metrics_are_those_of_a_loop() -> None:
         assert found[name].lower < found[name].value < found[name].upper, name
 
 
+@pytest.mark.parametrize(
+    "scores",
+    [
+        lambda draw, truth: special.expit(draw.normal(3 * truth - 4, 1)),
+        lambda draw, truth: special.expit(draw.normal(16 * truth - 8, 6)).astype(np.float32).astype(np.float64),
+        lambda draw, truth: np.where(draw.random(len(truth)) < 0.5, truth, draw.beta(2, 2, len(truth))),
+        lambda draw, truth: draw.normal(0.5 + 0.02 * truth, 0.02),
+        lambda draw, truth: draw.beta(2 + truth, 5).round(4),
+    ],
+    ids=["rare", "saturated", "certain", "narrow", "rounded"],
+)
+def test_both_areas_are_within_a_thousandth_of_sklearns(
+    scores: Callable[[np.random.Generator, Floats], Floats],
+) -> None:
+    """Scores of rare events, saturated in single precision, half certain, close together, and of four decimals."""
+    draw = np.random.default_rng(12)
+    truth = draw.random(20_000) < 0.05
+    score = scores(draw, truth.astype(np.float64))
+    found = metrics(binary(truth, score))
+    assert found["auc"].value == pytest.approx(roc_auc_score(truth, score), abs=1e-3)
+    assert found["pr_auc"].value == pytest.approx(average_precision_score(truth, score), abs=1e-3)
+
+
 @pytest.mark.parametrize("power", [0.3, 1.0, 3.0])
 def test_auc_from_bins_is_within_a_thousandth(power: float) -> None:
     """Common, rare and very rare events; and never off by more than the ties the bins make."""
@@ -98,7 +123,7 @@ def test_auc_from_bins_is_within_a_thousandth(power: float) -> None:
     assert abs(found.value - exact) < 1e-3
     bins = {key >> 1 for key, _ in profile.scores.items()}
     ties = sum(profile.scores[key * 2] * profile.scores[key * 2 + 1] for key in bins)
-    assert abs(found.value - exact) <= ties / 2 / (truth.sum() * (~truth).sum())
+    assert abs(found.value - exact) <= ties / (truth.sum() * (~truth).sum())
 
 
 def test_auc_at_its_ends() -> None:
@@ -111,17 +136,25 @@ def test_auc_at_its_ends() -> None:
     assert math.isnan(metrics(binary(np.ones(5, dtype=np.bool_), np.full(5, 0.3)))["auc"].value)
 
 
-@pytest.mark.parametrize("name", ["accuracy", "precision", "recall", "f1", "auc", "log_loss", "brier"])
-def test_binary_intervals_hold_the_truth_in_95_of_100(name: str) -> None:
-    """400 samples of 600 rows against the value of 400,000."""
+def held_by_intervals(target: Mapping[str, Metric], samples: Sequence[Mapping[str, Metric]]) -> dict[str, float]:
+    """The share of the samples whose interval holds the value of the target, by metric."""
+    return {
+        name: sum(sample[name].lower <= true.value <= sample[name].upper for sample in samples) / len(samples)
+        for name, true in target.items()
+    }
+
+
+def test_binary_intervals_hold_the_truth_in_90_of_100() -> None:
+    """300 samples of 600 rows against the value of 400,000; the calibration error's is wider, since it hides its noise."""
     truth, score = credit(400_000, 3)
-    target = metrics(binary(truth, score, score > 0.3))[name].value
-    held = 0
-    for seed in range(400):
+    target = metrics(binary(truth, score, score > 0.3))
+    samples = []
+    for seed in range(300):
         truth, score = credit(600, 1_000 + seed)
-        found = metrics(binary(truth, score, score > 0.3))[name]
-        held += found.lower <= target <= found.upper
-    assert 0.91 <= held / 400 <= 0.985
+        samples.append(metrics(binary(truth, score, score > 0.3)))
+    held = held_by_intervals(target, samples)
+    assert {name for name, share in held.items() if share < 0.9} == set()
+    assert {name for name, share in held.items() if share > 0.99} <= {"calibration_error"}
 
 
 def test_regression_metrics_are_those_of_a_loop() -> None:
@@ -144,17 +177,22 @@ def test_regression_metrics_are_those_of_a_loop() -> None:
         assert found[name].lower < found[name].value < found[name].upper, name
 
 
-@pytest.mark.parametrize("name", ["mae", "mse", "bias"])
-def test_regression_intervals_hold_the_truth_in_95_of_100(name: str) -> None:
-    """Normal errors of mean .5 and deviation 2, 400 samples of 300 rows."""
-    target = {"mae": stats.foldnorm(0.25, scale=2).mean(), "mse": 4.25, "bias": 0.5}[name]
-    held = 0
-    for seed in range(400):
+def test_regression_intervals_hold_the_truth_in_90_of_100() -> None:
+    """Normal errors of mean .5 and deviation 2, 300 samples of 500 rows; quantiles, MAPE and R² against a large sample."""
+
+    def sample(seed: int, rows: int) -> Mapping[str, Metric]:
         draw = np.random.default_rng(seed)
-        truth = draw.normal(size=300)
-        found = metrics(numbers(truth, truth + draw.normal(0.5, 2.0, 300)))[name]
-        held += found.lower <= target <= found.upper
-    assert 0.91 <= held / 400 <= 0.985
+        truth = draw.normal(10.0, 2.0, rows)
+        return metrics(numbers(truth, truth + draw.normal(0.5, 2.0, rows)))
+
+    target = sample(0, 1_000_000)
+    exact = {"mae": stats.foldnorm(0.25, scale=2).mean(), "mse": 4.25, "bias": 0.5, "r2": 1 - 4.25 / 4.0}
+    for name, value in exact.items():
+        assert target[name].value == pytest.approx(value, rel=0.01, abs=0.01), name
+    held = held_by_intervals(target, [sample(1 + seed, 500) for seed in range(300)])
+    assert {name for name, share in held.items() if share < 0.9} == set()
+    # Between order statistics there are steps: the quantiles' intervals hold a little more than they need.
+    assert {name for name, share in held.items() if share > 0.99} <= {"absolute_error_p99"}
 
 
 def of_classes(truth: Sequence[str], predicted: Sequence[str]) -> dict[str, float]:
@@ -198,15 +236,13 @@ def test_multiclass_metrics_are_those_of_a_loop() -> None:
     assert found["log_loss"].value == pytest.approx(math.log(2))
 
 
-@pytest.mark.parametrize("name", ["precision", "recall", "f1", "weighted_precision", "weighted_f1", "weighted_f2"])
-def test_multiclass_intervals_hold_the_truth_in_95_of_100(name: str) -> None:
+def test_multiclass_intervals_hold_the_truth_in_90_of_100() -> None:
     """The delta method over multinomial cells, 300 samples of 500 rows."""
-    target = of_classes(*several(200_000, 5))[name]
-    held = 0
-    for seed in range(300):
-        found = metrics(classes(*several(500, 100 + seed)))[name]
-        held += found.lower <= target <= found.upper
-    assert 0.90 <= held / 300 <= 0.99
+    target = of_classes(*several(200_000, 5))
+    samples = [metrics(classes(*several(500, 100 + seed))) for seed in range(300)]
+    for name, value in target.items():
+        held = sum(sample[name].lower <= value <= sample[name].upper for sample in samples) / len(samples)
+        assert 0.90 <= held <= 0.99, name
 
 
 def test_nothing_labelled_is_undefined() -> None:

@@ -190,6 +190,10 @@ class FakeView:
     def incident(self, incident_id: str) -> Json | None:
         return next((i for i in incidents() if i["id"] == incident_id), None)
 
+    def performance_details(self, filters: Filters) -> Sequence[Json]:
+        self.asked.append(filters)
+        return [{"model": "credit", "version": "7", "confusion_matrix": {"0": {"0": 3}}}][filters.offset :]
+
     def performance(self, filters: Filters) -> Sequence[Json]:
         self.asked.append(filters)
         rows = [

@@ -61,7 +61,19 @@ def test_metrics_come_in_the_format_asked_for(view: FakeView, accept: str, conte
 
 
 @pytest.mark.parametrize(
-    "path", ["summary", "models", "features", "budgets", "scores", "incidents", "performance", "baselines", "status"]
+    "path",
+    [
+        "summary",
+        "models",
+        "features",
+        "budgets",
+        "scores",
+        "incidents",
+        "performance",
+        "performance/details",
+        "baselines",
+        "status",
+    ],
 )
 def test_every_question_has_an_answer(view: FakeView, path: str) -> None:
     """All are JSON; none is cached."""

@@ -1,0 +1,133 @@
+"""Performance of past windows, read from what is committed: for other threads than the one that owns the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from stream_monitor.config import duration_text
+from stream_monitor.engine import time_text
+from stream_monitor.history import Reader, performance_json
+from stream_monitor.judge.detail import detail
+from stream_monitor.judge.performance import metrics
+from stream_monitor.names import Names
+from stream_monitor.publish.http import Filters
+from stream_monitor.records import MICROSECONDS, Json, LineKey, Performance
+from stream_monitor.summarize.outcome import OutcomeProfile
+
+References = Mapping[tuple[int, int], OutcomeProfile]
+"""What a (line, outcome) is compared with: the baseline's truth, or the first labels."""
+
+AT_ONCE = 50
+"""Windows read together: each costs a scan of the states, and may be 100 kB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One stored window."""
+
+    line: LineKey
+    outcome: str
+    basis: str
+    seconds: int
+    start_us: int
+    profile: OutcomeProfile
+    reference: OutcomeProfile | None
+    made: int
+
+    @property
+    def coverage(self) -> float:
+        """Labelled predictions over all, NaN where none are known."""
+        return min(self.profile.rows / self.made, 1.0) if self.made else float("nan")
+
+
+def performance(reader: Reader, names: Names, filters: Filters, references: References) -> list[Json]:
+    """Rows of `performance.parquet`, the newest windows first."""
+    rows: list[Json] = []
+    for window in windows(reader, names, filters, references):
+        rows += [performance_json(row) for row in _metrics(window) if filters.metric in (None, row.metric)]
+        if len(rows) >= filters.offset + filters.limit:
+            break
+    return rows[filters.offset : filters.offset + filters.limit]
+
+
+def details(reader: Reader, names: Names, filters: Filters, references: References) -> list[Json]:
+    """What stands behind the figures of each window, the newest first."""
+    found: list[Json] = []
+    for window in windows(reader, names, filters, references):
+        if len(found) == filters.offset + filters.limit:
+            break
+        found.append(_detail(window) if len(found) >= filters.offset else {})
+    return found[filters.offset :]
+
+
+def windows(reader: Reader, names: Names, filters: Filters, references: References) -> Iterator[Window]:
+    """The stored windows that are asked for, the newest first."""
+    lines = [
+        n for n, line in enumerate(names.lines)
+        if filters.model in (None, line.model) and filters.version in (None, line.version)
+    ]  # fmt: skip
+    bases = ["cohort", "arrival"] if filters.basis is None else [filters.basis]
+    keys: list[tuple[str, str, int, int, int, int]] = reader.execute(
+        "with parts as (select kind, key, try_cast(string_split(key, '/') as bigint[]) as part from states "
+        "where list_contains(?, kind)) "
+        "select kind, key, part[1] as line, part[2] as outcome, part[3] as seconds, part[4] as start_us from parts "
+        "where list_contains(?, part[1]) and (? is null or part[3] = ?) and (? is null or part[4] >= ?) "
+        "and (? is null or part[4] < ?) order by start_us desc, seconds, line, outcome, kind desc",
+        [bases, lines, *(value for value in (filters.window_seconds, filters.since_us, filters.until_us)
+                         for _ in range(2))],
+    ).fetchall()  # fmt: skip
+    for at in range(0, len(keys), AT_ONCE):
+        part = keys[at : at + AT_ONCE]
+        bodies = _states(reader, bases, [key for _, key, *_ in part])
+        made = _states(reader, ["made"], [f"{line}/{seconds}/{start}" for _, _, line, _, seconds, start in part])
+        for kind, key, line, outcome, seconds, start in part:
+            body = bodies.get((kind, key))
+            if body is None:
+                continue  # expired since the keys were read
+            count = int.from_bytes(made.get(("made", f"{line}/{seconds}/{start}"), b""), "big")
+            yield Window(names.lines[line], names.outcomes[outcome], kind, seconds, start,
+                         OutcomeProfile.from_bytes(body), references.get((line, outcome)), count)  # fmt: skip
+
+
+def _states(reader: Reader, kinds: list[str], keys: list[str]) -> dict[tuple[str, str], bytes]:
+    rows = reader.execute(
+        "select kind, key, value from states where list_contains(?, kind) and list_contains(?, key)", [kinds, keys]
+    ).fetchall()
+    return {(kind, key): bytes(value) for kind, key, value in rows}
+
+
+def _metrics(window: Window) -> Iterator[Performance]:
+    base = {} if window.reference is None else metrics(window.reference)
+    for name, metric in metrics(window.profile).items():
+        yield Performance(
+            line=window.line,
+            outcome=window.outcome,
+            basis=window.basis,
+            window=duration_text(window.seconds),
+            window_start_us=window.start_us,
+            window_end_us=window.start_us + window.seconds * MICROSECONDS,
+            metric=name,
+            value=metric.value,
+            lower=metric.lower,
+            upper=metric.upper,
+            samples=metric.samples,
+            coverage=window.coverage,
+            baseline_value=base[name].value if name in base else float("nan"),
+            best_constant=metric.best_constant,
+        )
+
+
+def _detail(window: Window) -> Json:
+    return {
+        "model": window.line.model,
+        "version": window.line.version,
+        "segment": dict(window.line.segment),
+        "outcome": window.outcome,
+        "basis": window.basis,
+        "window": duration_text(window.seconds),
+        "window_start": time_text(window.start_us),
+        "window_end": time_text(window.start_us + window.seconds * MICROSECONDS),
+        "coverage": window.coverage,
+        **detail(window.profile, window.reference),
+    }
