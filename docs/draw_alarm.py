@@ -36,7 +36,9 @@ def story() -> tuple[Curve, Curve, int, int]:
     evidence = np.zeros(EVENTS)
     limits: Limits = charts.limits
     spread = np.sqrt(Tables.of(ranks).variance[0, 0])
-    for k, scale in enumerate(SCALES[:8]):
+    for k, scale in enumerate(SCALES):
+        if scale > 512:
+            break
         limit = float(limits.upper[0][k, 0]) / 4096
         z = np.abs(total[scale:] - total[:-scale]) / limit
         evidence[scale - 1 :] = np.maximum(evidence[scale - 1 :], z / spread)

@@ -611,7 +611,11 @@ class Line:
         stored = self.engine.store.states(f"watch/{self.number}")
         if self.watch is None or "0" not in stored:
             return
-        self.watch.restore(decompressed(stored["0"]))
+        if not self.watch.restore(decompressed(stored["0"])):
+            log.warning("charts_begin_anew", extra=fields(model=self.key.model, version=self.key.version))
+            self.forget_watch()
+            self.book.reconcile(set())
+            return
         self._deltas = [0]
         for k in range(1, len(stored)):
             self._deltas.append(len(stored[str(k)]))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from stream_monitor import history
 from stream_monitor.app import decode_poll, make_decoder
@@ -105,6 +106,47 @@ def test_charts_begin_anew_with_a_promoted_baseline_also_after_a_restart(tmp_pat
     assert resumed.charts.events == watch.charts.events < 520
     assert resumed.to_bytes() == told
     store.close()
+
+
+def test_charts_of_an_earlier_version_begin_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                 caplog: pytest.LogCaptureFixture) -> None:  # fmt: skip
+    """After an update of the program the state file still serves: the charts and their rows are left, and it is said."""
+    config = parse({**CONFIG, "models": {"m": {}}}, {})
+    path = tmp_path / "s.duckdb"
+
+    def play(engine: Engine, numbers: range) -> None:
+        decoder = make_decoder(config)
+        source = MemorySource([Binding(Stream.INFERENCE, "t")], partitions=1)
+        source.extend(PartitionId(Stream.INFERENCE, "t", 0), [event(k, k * 0.05, "eu") for k in numbers])
+        source.finish()
+        source.start({})
+        while not source.finished or engine.flow.parked_rows():
+            poll = source.poll(100, 0.0)
+            for batch in decode_poll(decoder, poll):
+                engine.offer(batch)
+            engine.note_poll(poll, 0.0)
+            engine.step(0.0, seal_now=True)
+            engine.checkpoint()
+
+    store = Store(path)
+    with monkeypatch.context() as earlier:
+        earlier.setattr("stream_monitor.judge.charts.FORMAT", 1)
+        play(Engine(config, store), range(1_000))
+    store.close()
+    store = Store(path)
+    with caplog.at_level("WARNING"):
+        again = Engine(config, store)
+    assert [record.message for record in caplog.records].count("charts_begin_anew") == 1
+    watch = again.versions[0].whole().watch
+    assert watch is not None
+    assert watch.charts.events == 0
+    play(again, range(1_000, 2_000))
+    state = watch.to_bytes()
+    store.close()
+    last = Engine(config, Store(path)).versions[0].whole().watch
+    assert last is not None
+    assert last.charts.events > 500
+    assert last.to_bytes() == state
 
 
 def test_fixed_thresholds_open_what_the_budget_would_not(tmp_path: Path) -> None:

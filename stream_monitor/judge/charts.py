@@ -3,8 +3,8 @@
 A value's rank among the baseline's rows is uniform when nothing has changed, whatever the data (ties and categories
 are split by the id's hash). Four charts read it: the sum of normal scores (location), the sum of their squares
 (spread), Pearson's chi-square on 16 cells (shape), and the count of values that cannot be read (bad). Each looks at the
-last 4, 8, 16, ... 8192 events, so a large change is seen in a few events and a small one in as many as it needs: a
-window-limited generalised likelihood ratio (Lai 1995), whose delay is near the least possible at every size of change.
+last 4, 8, 12, 16, 24, ... 8192 events, so a large change is seen in a few events and a small one in as many as it
+needs: a window-limited generalised likelihood ratio (Lai 1995), whose delay is near the least possible at every size.
 
 Sums are integers and a window is a difference of two sums, so chunks, restarts and merged partitions change nothing.
 """
@@ -32,15 +32,22 @@ from stream_monitor.summarize.numeric import tie_breaker
 from stream_monitor.summarize.profile import BinCodes, Profile
 from stream_monitor.summarize.protocol import ABOVE, BELOW, BINS, INFINITE, MAIN, MISSING, UNSEEN, WRONG_TYPE
 
-FORMAT = 1
-SCALES = tuple(2**k for k in range(2, 2 + STAGES))
-"""Window lengths in events, 4 to 8192: from five standard deviations to a tenth of one. Doubling costs at most 15 %
-of delay against every length; a step of the root of two was no quicker, since twice the charts share the budget."""
+FORMAT = 2
+"""1: windows of doubled lengths only. Looks kept for other lengths are of no use, so such charts begin anew."""
+DOUBLED = tuple(2**k for k in range(2, 2 + STAGES))
+BETWEEN = tuple(3 * 2**k for k in range(2, STAGES))
+SCALES = tuple(sorted(DOUBLED + BETWEEN))
+"""Window lengths in events, 4 to 8192: from five standard deviations to a tenth of one.
+
+Between two doubled lengths stands one and a half times the shorter, 12 to 6144: a limit a little beyond the reach of one
+window would else wait for one of twice its length, which made 200 features half as slow again as three. Twice the
+windows share the budget, at 4 % of delay where a doubled length fits. A window of 6 would cost as much as all others
+between, to save half an event.
+"""
 OVERLAP = 16
-"""A window is looked at 16 times in its length (each event below 16): waiting for the next look costs 3 % of it."""
+"""A window is looked at 16 times in its length (each event below 32): waiting for the next look costs 3 % of it."""
 TICK = 32
 """Events whose cells are counted together: the shape is judged on 128 events or more, eight to a cell."""
-SHAPE_SCALES = SCALES[5:]
 SHAPE_OVERLAP = 4
 CELLS = 16
 FEWEST_IN_A_CELL = 7
@@ -49,6 +56,8 @@ UNIT = 4096
 """Scores are summed as whole multiples of 1/4096: exact, and 8192 of the largest squares fit 31 bits."""
 LOCATION, SPREAD, SHAPE, BAD = "location", "spread", "shape", "bad"
 CHARTS = (LOCATION, SPREAD, BAD, SHAPE)
+WINDOWS = {LOCATION: SCALES, SPREAD: SCALES, SHAPE: DOUBLED[5:], BAD: DOUBLED}
+"""The lengths at which each chart looks: shifts and spreads come in every size, bad values mostly all at once."""
 SHARES = {LOCATION: 0.55, SPREAD: 0.22, SHAPE: 0.18, BAD: 0.05}
 """Of a subject's part of the budget: shifts are the commonest change, values that cannot be read the plainest."""
 FEWEST_LOWER_SPREAD = 32
@@ -63,6 +72,7 @@ SHORTEST_CALM = 64
 PAUSE = 256
 """After a finding that is of no consequence a unit is looked at again from so many events later."""
 _NUMBER = np.int32
+_PLACE = {scale: k for k, scale in enumerate(SCALES)}
 IntArray = NDArray[np.int32]
 
 
@@ -212,7 +222,7 @@ class Limits:
 
     lower: tuple[IntArray, ...]  # location, spread, bad
     upper: tuple[IntArray, ...]
-    shape: Floats  # (shape scales, F)
+    shape: Floats  # (scales, F)
     level: Floats  # (charts, scales): the probability of passing at one look
     unit: tuple[Floats, ...]  # (scales, F): the standard deviation of each sum
 
@@ -242,14 +252,16 @@ class Limits:
         high = (special.chdtri(squares, tail) - squares) * scale
         low = (special.chdtri(squares, 1 - tail) - squares) * scale
         low = np.where(np.array(SCALES)[:, None] >= FEWEST_LOWER_SPREAD, low, -_FAR)
-        is_filled = w[-len(SHAPE_SCALES) :] >= FEWEST_IN_A_CELL * CELLS
+        is_filled = (w >= FEWEST_IN_A_CELL * CELLS) & (level[3] > 0)[:, None]
+        # What the shape's windows with too few readable values do not spend is the others'.
+        shape_level = level[3][:, None] * len(WINDOWS[SHAPE]) / np.maximum(is_filled.sum(axis=0), 1)
         bad = _quiet_counts(ranks, level[2], inflation[2])
         upper = (reach, high, np.where(np.array(SCALES)[:, None] > bad, bad, _FAR))
         lower = (-reach, low, np.full_like(high, -_FAR))
         return cls(
             tuple(np.clip(np.floor(np.where(usable, x, -_FAR)), -_FAR, _FAR).astype(_NUMBER) for x in lower),
             tuple(np.clip(np.floor(np.where(usable, x, _FAR)), -_FAR, _FAR).astype(_NUMBER) for x in upper),
-            np.where(usable & is_filled, _shape_limits(level[3], ratio, inflation[3], freedom), np.inf),
+            np.where(usable & is_filled, _shape_limits(shape_level, ratio, inflation[3], freedom), np.inf),
             level,
             (*unit, np.sqrt(w * inflation[2])),
         )
@@ -262,14 +274,14 @@ def _levels(hazard: float) -> Floats:
     """The probability (charts, scales) of passing a limit at one look, two-sided: equal rates for every scale."""
     level = np.zeros((len(CHARTS), len(SCALES)))
     for c, chart in enumerate(CHARTS):
-        scales = SHAPE_SCALES if chart == SHAPE else SCALES
         for k, scale in enumerate(SCALES):
-            if scale in scales:
-                level[c, k] = hazard * SHARES[chart] / len(scales) * _stride(chart, scale)
+            # Of the other lengths too, where a calm stretch may be so long; a shape is told from eight events to a cell.
+            if chart != SHAPE or scale in WINDOWS[SHAPE]:
+                level[c, k] = hazard * SHARES[chart] / len(WINDOWS[chart]) * stride_of(chart, scale)
     return np.minimum(level, 0.4)
 
 
-def _stride(chart: str, scale: int) -> int:
+def stride_of(chart: str, scale: int) -> int:
     return max(TICK, scale // SHAPE_OVERLAP) if chart == SHAPE else max(1, scale // OVERLAP)
 
 
@@ -286,13 +298,11 @@ def _shape_limits(level: Floats, ratio: Floats, inflation: Floats, freedom: Floa
     The noncentral quantile is Patnaik's (1949). `inflation` is the factor of the mean, so that of one degree is
     `inflation` (CELLS - 1) / `freedom`.
     """
-    first = len(SCALES) - len(SHAPE_SCALES)
-    level, ratio, freedom = level[first:, None], ratio[first:], freedom[first:]
     mean = (1 + ratio) * special.chdtri(freedom, level)
     off = ratio * special.chdtri(freedom, 0.05)
     width = (freedom + 2 * off) / (freedom + off)
     unlucky = width * special.chdtri((freedom + off) / width, np.minimum(REFERENCE_RATE * level, 0.9))
-    return np.asarray(np.maximum(mean, unlucky) * inflation[first:] * (CELLS - 1) / freedom, np.float64)
+    return np.asarray(np.maximum(mean, unlucky) * inflation * (CELLS - 1) / freedom, np.float64)
 
 
 def _quiet_counts(ranks: Ranks, level: Floats, inflation: Floats) -> Floats:
@@ -306,6 +316,10 @@ def _quiet_counts(ranks: Ranks, level: Floats, inflation: Floats) -> Floats:
         rows = np.maximum(np.rint(m / wide), 1).astype(np.int64)
         out[k] = calibrate.largest_quiet_count(hits, n, rows, float(level[k])) * wide
     return out
+
+
+class OtherFormatError(StateError):
+    """Charts of an earlier version of this program: nothing is damaged, but there is nothing to go on from."""
 
 
 @dataclass(slots=True)
@@ -338,10 +352,10 @@ class Charts:
     _tables: Tables = field(init=False)
     _limits: Limits = field(init=False)
     _carry: list[IntArray] = field(init=False)
-    _past: list[list[IntArray]] = field(init=False)  # chart, scale -> sums at the last looks (looks, F)
+    _past: list[list[IntArray]] = field(init=False)  # chart, window -> sums at the last looks (looks, F)
     _cells: IntArray = field(init=False)  # (F, CELLS) since the last tick
     _cell_sum: IntArray = field(init=False)
-    _shape_past: list[IntArray] = field(init=False)  # scale -> (looks, F, CELLS)
+    _shape_past: list[IntArray] = field(init=False)  # window -> (looks, F, CELLS)
     _since: dict[Unit, int] = field(default_factory=dict)  # event count after which a unit's windows may begin
     _raised: dict[Unit, _Raised] = field(default_factory=dict)
     _ring: BinCodes = field(init=False)
@@ -357,10 +371,10 @@ class Charts:
         self.set_hazard(self.hazard)
         zero = np.zeros((1, subjects), _NUMBER)
         self._carry = [zero[0].copy() for _ in range(3)]
-        self._past = [[zero.copy() for _ in SCALES] for _ in range(3)]
+        self._past = [[zero.copy() for _ in WINDOWS[chart]] for chart in CHARTS[:3]]
         self._cells = np.zeros((subjects, CELLS), _NUMBER)
         self._cell_sum = np.zeros((subjects, CELLS), _NUMBER)
-        self._shape_past = [np.zeros((1, subjects, CELLS), _NUMBER) for _ in SHAPE_SCALES]
+        self._shape_past = [np.zeros((1, subjects, CELLS), _NUMBER) for _ in WINDOWS[SHAPE]]
         self._ring = np.zeros((0, subjects), np.uint16)
         self._times = np.zeros(0, np.int64)
 
@@ -426,8 +440,8 @@ class Charts:
         """Every (chart, scale) with the differences at its looks in these rows."""
         for c, total in enumerate(sums):
             is_still = CHARTS[c] == BAD and bool((total[0] == total[-1]).all())
-            for k, scale in enumerate(SCALES):
-                stride = max(1, scale // OVERLAP)
+            for k, scale in enumerate(WINDOWS[CHARTS[c]]):
+                stride = stride_of(CHARTS[c], scale)
                 first = stride - self.events % stride
                 at, past = total[first::stride], self._past[c][k]
                 back = scale // stride
@@ -437,7 +451,9 @@ class Charts:
                     continue
                 looks = len(past) + len(at) - back
                 if looks > 0:
-                    yield _Look(c, k, first + stride * (len(at) - looks), stride, _differences(past, at, looks))
+                    yield _Look(
+                        c, _PLACE[scale], first + stride * (len(at) - looks), stride, _differences(past, at, looks)
+                    )
 
     def _tick(self, index: NDArray[np.intp]) -> IntArray:
         """Cell sums (ticks + 1, F, CELLS) at the ends of ticks in these rows, the first row the last tick before."""
@@ -458,8 +474,8 @@ class Charts:
 
     def _shape_looks(self, ticks: IntArray) -> Iterator[_Look]:
         before = self.events // TICK
-        for k, scale in enumerate(SHAPE_SCALES):
-            stride = max(1, scale // SHAPE_OVERLAP // TICK)
+        for k, scale in enumerate(WINDOWS[SHAPE]):
+            stride = stride_of(SHAPE, scale) // TICK
             first = stride - before % stride
             at = ticks[first::stride]
             joined = np.concatenate([self._shape_past[k], at])
@@ -468,8 +484,7 @@ class Charts:
             if len(joined) > back:
                 seen = joined[back:] - joined[:-back]
                 row = (first + stride * (len(at) - len(seen))) * TICK - self.events % TICK
-                place = len(SCALES) - len(SHAPE_SCALES) + k
-                yield _Look(3, place, row, stride * TICK, self._chi_square(seen))
+                yield _Look(3, _PLACE[scale], row, stride * TICK, self._chi_square(seen))
 
     def _chi_square(self, seen: IntArray) -> Floats:
         """Pearson's statistic of counts (looks, F, CELLS): sum of O^2 / E less the events."""
@@ -508,18 +523,23 @@ class Charts:
     def from_bytes(
         cls, state: bytes, ranks: Ranks, *, inflation: Floats | None = None, freedom: Floats | None = None
     ) -> Charts:
-        """The charts that were stored, of a baseline with these ranks; raises StateError if they do not fit."""
+        """The charts that were stored, of a baseline with these ranks; raises StateError if they do not fit.
+
+        OtherFormatError where they were written by a version whose windows were others.
+        """
         try:
             with np.load(io.BytesIO(state), allow_pickle=False) as stored:
                 head = json.loads(stored["head"].tobytes())
-                if head["format"] != FORMAT or head["subjects"] != len(ranks):
-                    raise StateError(f"charts of format {head['format']} and {head['subjects']} subjects do not fit")
+                if head["format"] != FORMAT:
+                    raise OtherFormatError(f"charts of format {head['format']}: this program reads {FORMAT}")
+                if head["subjects"] != len(ranks):
+                    raise StateError(f"charts of {head['subjects']} subjects do not fit {len(ranks)}")
                 charts = cls(ranks, inflation, freedom, head["hazard"], head["events"])
                 charts._ring, charts._times = stored["ring"], stored["times"]
                 charts._cells, charts._cell_sum = stored["cells"], stored["cell_sum"]
                 charts._carry = [stored[f"carry{c}"] for c in range(3)]
-                charts._past = [[stored[f"past{c}_{k}"] for k in range(len(SCALES))] for c in range(3)]
-                charts._shape_past = [stored[f"shape{k}"] for k in range(len(SHAPE_SCALES))]
+                charts._past = [[stored[f"past{c}_{k}"] for k in range(len(WINDOWS[CHARTS[c]]))] for c in range(3)]
+                charts._shape_past = [stored[f"shape{k}"] for k in range(len(WINDOWS[SHAPE]))]
         except (ValueError, KeyError, OSError, TypeError, EOFError, RuntimeError, BadZipFile) as error:
             raise StateError(f"the state of the charts cannot be read: {error}") from error
         charts._since = {Unit(f, bool(bad)): count for f, bad, count in head["since"]}
@@ -562,9 +582,8 @@ class _View:
             high, low = limits.upper[look.chart][look.scale], limits.lower[look.chart][look.scale]
             over = (_extreme(np.maximum, look.difference) > high) | (_extreme(np.minimum, look.difference) < low)
             found |= {Unit(f, CHARTS[look.chart] == BAD) for f in np.flatnonzero(over).tolist()}
-        first = len(SCALES) - len(SHAPE_SCALES)
         for look in self.shapes:
-            over = _extreme(np.maximum, look.difference) > limits.shape[look.scale - first]
+            over = _extreme(np.maximum, look.difference) > limits.shape[look.scale]
             found |= {Unit(f, False) for f in np.flatnonzero(over).tolist()}
         return found
 
@@ -610,7 +629,7 @@ class _View:
                 ratio = (value + 1) / (high + 1) if value > high else value / low
                 found.append((look.first + look.stride * j, look.chart, look.scale, float(ratio)))
         for look in () if unit.is_bad else self.shapes:
-            limit = float(limits.shape[look.scale - len(SCALES) + len(SHAPE_SCALES), f])
+            limit = float(limits.shape[look.scale, f])
             column = look.difference[:, f]
             found += [
                 (look.first + look.stride * j, look.chart, look.scale, float(column[j]) / limit)
@@ -666,13 +685,13 @@ class _View:
             self._stretch(held, unit, row)
             if left > 1 and not held.was_told_again:
                 held.was_told_again = True
-                again = self._found(unit, (row, held.chart, SCALES.index(held.length), left))
+                again = self._found(unit, (row, held.chart, _PLACE[held.length], left))
                 yield replace(again, is_again=True)
 
     def _left(self, unit: Unit, held: _Raised, row: int) -> float:
         """What is seen on the stretch that ends here, over the limit of a window of that length; of the charts the most."""
         limits, f = self.charts.limits, unit.subject
-        k = SCALES.index(held.length)
+        k = _PLACE[held.length]
         most = 0.0
         for c in (2,) if unit.is_bad else (0, 1):
             moved = _wrapped(int(self.sums[c][row, f]) - held.sums[c])
@@ -682,7 +701,7 @@ class _View:
             seen = self.ticks[self._tick_of(row), f] - np.array(held.cells, _NUMBER)
             whole = np.zeros((1, len(self.charts.ranks), CELLS), _NUMBER)
             whole[0, f] = seen
-            limit = float(limits.shape[k - len(SCALES) + len(SHAPE_SCALES), f])
+            limit = float(limits.shape[k, f])
             most = max(most, float(self.charts._chi_square(whole)[0, f]) / limit)
         return most
 

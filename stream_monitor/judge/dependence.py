@@ -13,7 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from stream_monitor.judge.charts import BAD, CELLS, CHARTS, LOCATION, SCALES, SHAPE, SHAPE_SCALES, SPREAD, Ranks, Tables
+from stream_monitor.judge.charts import (
+    BAD,
+    CELLS,
+    CHARTS,
+    DOUBLED,
+    LOCATION,
+    SCALES,
+    SHAPE,
+    SPREAD,
+    WINDOWS,
+    Ranks,
+    Tables,
+)
 from stream_monitor.records import Floats, Ints
 from stream_monitor.summarize.profile import BinCodes
 
@@ -30,10 +42,11 @@ STILL_GROWING = 1.1
 
 @dataclass(frozen=True, slots=True)
 class Dependence:
-    """`inflation`: (chart, subject) -> factor (scales,) of a sum's variance; absent ones are 1.
+    """`inflation`: (chart, subject) -> factor (lengths,) of a sum's variance; absent ones are 1.
 
-    For `shape` it is the factor of the chi-square's mean, and `freedom` (subject -> (scales,)) its degrees of freedom,
-    matched to the mean and variance of blocks (Satterthwaite 1946); absent ones are CELLS - 1.
+    For `shape` it is the factor of the chi-square's mean, and `freedom` (subject -> (lengths,)) its degrees of freedom,
+    matched to the mean and variance of blocks (Satterthwaite 1946); absent ones are CELLS - 1. Measured at the lengths
+    that double; between them they are read off, straight in the logarithm of the length.
     """
 
     inflation: Mapping[tuple[str, int], tuple[float, ...]] = field(default_factory=dict)
@@ -46,14 +59,14 @@ class Dependence:
         """(charts, scales, F)."""
         out = np.ones((len(CHARTS), len(SCALES), subjects))
         for (chart, f), values in self.inflation.items():
-            out[CHARTS.index(chart), :, f] = values
+            out[CHARTS.index(chart), :, f] = _read_off(values)
         return out
 
     def freedoms(self, subjects: int) -> Floats:
         """(scales, F)."""
         out = np.full((len(SCALES), subjects), CELLS - 1.0)
         for f, values in self.freedom.items():
-            out[:, f] = values
+            out[:, f] = _read_off(values)
         return out
 
     def to_json(self) -> dict[str, Any]:
@@ -88,10 +101,15 @@ class Dependence:
         return cls(inflation, freedom)
 
 
+def _read_off(values: Sequence[float]) -> Floats:
+    """At every length of a window, from those that double."""
+    return np.interp(np.log(SCALES), np.log(DOUBLED), values)
+
+
 def _of_sums(score: Ints) -> tuple[float, ...] | None:
     """The variance of sums of each length over that of independent rows; None where they are independent."""
     n, variance = len(score), float(score.var())
-    lengths = [w for w in SCALES if n // w >= FEWEST_BLOCKS]
+    lengths = [w for w in DOUBLED if n // w >= FEWEST_BLOCKS]
     if not lengths or variance == 0:
         return None
     kurtosis = float(((score - score.mean()) ** 4).mean()) / variance**2
@@ -102,13 +120,13 @@ def _of_sums(score: Ints) -> tuple[float, ...] | None:
         sums = sums - total[: -w : max(1, w // 4)][: len(sums)]
         measured.append(float(np.var(sums)) / (w * variance))
         errors.append(_error(w, n, kurtosis))
-    return _judged(measured, errors, len(SCALES))
+    return _judged(measured, errors, len(DOUBLED))
 
 
 def _of_shape(cell: Ints, weight: Floats) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """(factors of the mean, degrees of freedom) of the chi-square of blocks; None where rows are independent."""
     n = len(cell)
-    lengths = [w for w in SHAPE_SCALES if n // w >= FEWEST_BLOCKS]
+    lengths = [w for w in WINDOWS[SHAPE] if n // w >= FEWEST_BLOCKS]
     if not lengths:
         return None
     measured, errors, widths = [], [], []
@@ -121,13 +139,13 @@ def _of_shape(cell: Ints, weight: Floats) -> tuple[tuple[float, ...], tuple[floa
         measured.append(float(value.mean()) / (CELLS - 1))
         widths.append(float(value.var()) / (2 * max(float(value.mean()), 1e-9)))
         errors.append(float(np.sqrt(2 / (CELLS - 1) / blocks)))
-    factors = _judged(measured, errors, len(SHAPE_SCALES))
+    factors = _judged(measured, errors, len(WINDOWS[SHAPE]))
     if factors is None:
         return None
     # Variance over twice the mean is the scale of one degree: the mean over it is how many there are.
     width = np.maximum.accumulate(np.maximum(widths, 1.0))
-    width = np.append(width, np.full(len(SHAPE_SCALES) - len(width), width[-1]))
-    first = len(SCALES) - len(SHAPE_SCALES)
+    width = np.append(width, np.full(len(WINDOWS[SHAPE]) - len(width), width[-1]))
+    first = len(DOUBLED) - len(WINDOWS[SHAPE])
     freedom = np.clip(np.array(factors) * (CELLS - 1) / width, 1.0, CELLS - 1)
     return ((1.0,) * first + factors, (CELLS - 1.0,) * first + tuple(freedom.tolist()))
 

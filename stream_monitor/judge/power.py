@@ -15,16 +15,19 @@ from scipy import special
 
 from stream_monitor.judge import calibrate, distance
 from stream_monitor.judge.charts import (
+    BAD,
     CELLS,
-    OVERLAP,
+    CHARTS,
+    LOCATION,
     SCALES,
-    SHAPE_OVERLAP,
-    SHAPE_SCALES,
-    TICK,
+    SHAPE,
+    SPREAD,
     UNIT,
+    WINDOWS,
     Limits,
     Ranks,
     Tables,
+    stride_of,
 )
 from stream_monitor.records import Floats
 from stream_monitor.summarize.categorical import Categories
@@ -39,9 +42,8 @@ MOST_EVENTS = 2 * SCALES[-1]
 STEPS = 12
 """Halvings of the range from 1 to `MOST_EVENTS`: a quarter of a percent."""
 SURE = 1 - 1e-12
-LINEAR_STRIDES = np.array([max(1, scale // OVERLAP) for scale in SCALES], np.float64)
-SHAPE_STRIDES = np.array([max(TICK, scale // SHAPE_OVERLAP) for scale in SHAPE_SCALES], np.float64)
-"""Events between two looks at a window of each length."""
+PLACES = {chart: [SCALES.index(scale) for scale in scales] for chart, scales in WINDOWS.items()}
+"""Where each chart's windows stand among all lengths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,30 +259,32 @@ def _cells(tables: Tables, share: Floats) -> Floats:
 
 def _hazard(charted: Charted, move: _Move, n: Floats) -> Floats:
     """-log of the chance that no chart has alarmed after `n` (changes, F) changed events."""
-    inside = _inside(n, SCALES, LINEAR_STRIDES)
-    location, spread = (_survived(_linear_chance(charted, move, c, inside)) for c in range(2))
+    location, spread = (_survived(_linear_chance(charted, move, chart, n)) for chart in (LOCATION, SPREAD))
     # A few far values pass every limit of the spread at once, and often one of the location's; many do not.
     apart, shared = location.sum(axis=0) + spread.sum(axis=0), np.maximum(location.sum(axis=0), spread.max(axis=0))
     total = (apart + shared) / 2
     if (move.mean1 != move.mean0)[:, 2].any():
-        looked = n - (LINEAR_STRIDES[:, None, None] - 1) / 2
-        chances = np.maximum(looked / _scales(SCALES), 1.0)
-        total = total + (_survived(_bad_chance(charted, move, inside)) * chances).max(axis=0)
-    shape = _shape_chance(charted, move, _inside(n, SHAPE_SCALES, SHAPE_STRIDES))
-    return np.asarray(total + _survived(shape).sum(axis=0), np.float64)
+        chances = np.maximum(_looked(n, BAD) / _lengths(BAD), 1.0)
+        total = total + (_survived(_bad_chance(charted, move, n)) * chances).max(axis=0)
+    return np.asarray(total + _survived(_shape_chance(charted, move, n)).sum(axis=0), np.float64)
 
 
-def _scales(scales: Sequence[int]) -> Floats:
-    """(scales, 1, 1), to stand before (changes, F)."""
-    return np.array(scales, np.float64)[:, None, None]
+def _lengths(chart: str) -> Floats:
+    """Of the chart's windows (windows, 1, 1), to stand before (changes, F)."""
+    return np.array(WINDOWS[chart], np.float64)[:, None, None]
 
 
-def _inside(n: Floats, scales: Sequence[int], strides: Floats) -> Floats:
-    """Changed events (scales, changes, F) in each window; NaN in one that tells nothing of its own."""
-    w = _scales(scales)
-    looked = n - (strides[:, None, None] - 1) / 2
-    told = (looked > 0) & ((n > w / 2) | (w == scales[0]))
-    return np.where(told, np.minimum(looked, w), np.nan)
+def _looked(n: Floats, chart: str) -> Floats:
+    """Changed events at the last look on average, (windows, changes, F)."""
+    strides = np.array([stride_of(chart, scale) for scale in WINDOWS[chart]], np.float64)
+    return np.asarray(n - (strides[:, None, None] - 1) / 2, np.float64)
+
+
+def _inside(n: Floats, chart: str) -> Floats:
+    """Changed events (windows, changes, F) in each window; NaN in one that tells nothing of its own."""
+    w, looked = _lengths(chart), _looked(n, chart)
+    shorter = np.concatenate([np.zeros((1, 1, 1)), w[:-1]])
+    return np.where((looked > 0) & (n > shorter), np.minimum(looked, w), np.nan)
 
 
 def _survived(chance: Floats) -> Floats:
@@ -288,19 +292,21 @@ def _survived(chance: Floats) -> Floats:
     return np.asarray(-np.log1p(-np.minimum(np.nan_to_num(chance), SURE)), np.float64)
 
 
-def _linear_chance(charted: Charted, move: _Move, c: int, inside: Floats) -> Floats:
-    old = _scales(SCALES) - inside
+def _linear_chance(charted: Charted, move: _Move, chart: str, n: Floats) -> Floats:
+    c, places, inside = CHARTS.index(chart), PLACES[chart], _inside(n, chart)
+    old = _lengths(chart) - inside
     mean = inside * move.mean1[:, c] + old * move.mean0[:, c]
-    variance = (inside * move.variance1[:, c] + old * move.variance0[:, c]) * charted.inflation[c][:, None]
+    variance = (inside * move.variance1[:, c] + old * move.variance0[:, c]) * charted.inflation[c, places][:, None]
     deviation = np.sqrt(np.maximum(variance, UNIT**2 * 1e-12))
-    upper, lower = charted.limits.upper[c][:, None], charted.limits.lower[c][:, None]
+    upper, lower = (bound[c][places][:, None] for bound in (charted.limits.upper, charted.limits.lower))
     return np.asarray(special.ndtr((mean - upper) / deviation) + special.ndtr((lower - mean) / deviation), np.float64)
 
 
-def _bad_chance(charted: Charted, move: _Move, inside: Floats) -> Floats:
+def _bad_chance(charted: Charted, move: _Move, n: Floats) -> Floats:
     """P(K >= limit + 1), K binomial of the sum's mean and variance: a regularised incomplete beta."""
-    old, inflation = _scales(SCALES) - inside, charted.inflation[2][:, None]
-    wanted = (charted.limits.upper[2][:, None] + 1) / inflation
+    places, inside = PLACES[BAD], _inside(n, BAD)
+    old, inflation = _lengths(BAD) - inside, charted.inflation[2, places][:, None]
+    wanted = (charted.limits.upper[2][places][:, None] + 1) / inflation
     mean = (inside * move.mean1[:, 2] + old * move.mean0[:, 2]) / inflation
     variance = (inside * move.variance1[:, 2] + old * move.variance0[:, 2]) / inflation
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -310,11 +316,11 @@ def _bad_chance(charted: Charted, move: _Move, inside: Floats) -> Floats:
     return np.where(others > 0, chance, 0.0)
 
 
-def _shape_chance(charted: Charted, move: _Move, inside: Floats) -> Floats:
-    first = len(SCALES) - len(SHAPE_SCALES)
-    mean = charted.inflation[3, first:, None] * (CELLS - 1)
-    width = mean / charted.freedom[first:, None]
-    apart = inside**2 / _scales(SHAPE_SCALES) * move.apart
+def _shape_chance(charted: Charted, move: _Move, n: Floats) -> Floats:
+    places, inside = PLACES[SHAPE], _inside(n, SHAPE)
+    mean = charted.inflation[3, places][:, None] * (CELLS - 1)
+    width = mean / charted.freedom[places][:, None]
+    apart = inside**2 / _lengths(SHAPE) * move.apart
     deviation = np.sqrt(2 * mean * width + 4 * apart * width)
-    limit = np.minimum(charted.limits.shape, 1e12)[:, None]
+    limit = np.minimum(charted.limits.shape[places], 1e12)[:, None]
     return np.asarray(special.ndtr((mean + apart - limit) / deviation), np.float64)

@@ -14,7 +14,7 @@ from stream_monitor.errors import StateError
 from stream_monitor.judge import calibrate, hazard
 from stream_monitor.judge.baseline import Baseline
 from stream_monitor.judge.calibrate import Budget
-from stream_monitor.judge.charts import Charts, Found, Ranks
+from stream_monitor.judge.charts import Charts, Found, OtherFormatError, Ranks
 from stream_monitor.judge.dependence import Dependence
 from stream_monitor.judge.season import PERIODS, Season
 from stream_monitor.records import MICROSECONDS, Floats, Hashes, Ints
@@ -145,8 +145,11 @@ class Watch:
         head = json.dumps([self.traffic.events, self.traffic.marks, self.traffic.rate]).encode()
         return struct.pack("<I", len(head)) + head + self.charts.to_bytes()
 
-    def restore(self, state: bytes) -> None:
-        """Become what was stored, at the budget of today's configuration; raises StateError if it does not fit."""
+    def restore(self, state: bytes) -> bool:
+        """Become what was stored, at the budget of today's configuration; raises StateError if it does not fit.
+
+        False: the charts are those of an earlier version of this program, and begin anew at the rate that was stored.
+        """
         try:
             (size,) = struct.unpack_from("<I", state)
             events, marks, rate = json.loads(state[4 : 4 + size])
@@ -154,8 +157,13 @@ class Watch:
         except (struct.error, ValueError, TypeError) as error:
             raise StateError(f"the state of a watch cannot be read: {error}") from error
         inflation, freedom = self._factors()
-        self.charts = Charts.from_bytes(state[4 + size :], self._judged, inflation=inflation, freedom=freedom)
+        try:
+            self.charts = Charts.from_bytes(state[4 + size :], self._judged, inflation=inflation, freedom=freedom)
+        except OtherFormatError:
+            self.charts = Charts(self._judged, inflation, freedom, self.hazard())
+            return False
         self.charts.set_hazard(self.hazard())
+        return True
 
 
 def _shifted(matters: Callable[[Found], bool] | None, rows: int) -> Callable[[Found], bool] | None:

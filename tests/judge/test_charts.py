@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,12 +29,13 @@ from stream_monitor.judge.charts import (
     SCALES,
     SHAPE,
     SHAPE_OVERLAP,
-    SHAPE_SCALES,
     SPREAD,
     TICK,
     UNIT,
+    WINDOWS,
     Charts,
     Found,
+    OtherFormatError,
     Ranks,
     Tables,
     Unit,
@@ -211,7 +214,7 @@ class Naive:
         """How far beyond the limit of scale k a window is, over the limit; 0: within it."""
         limits = self.charts.limits
         if chart == SHAPE:
-            value, limit = chi_square(self.code[start:stop, f]), float(limits.shape[k - 5, f])
+            value, limit = chi_square(self.code[start:stop, f]), float(limits.shape[k, f])
             return value / limit if value > limit else 0.0
         c = (LOCATION, SPREAD, BAD).index(chart)
         value = int(self.total[c][stop, f] - self.total[c][start, f])
@@ -223,11 +226,7 @@ class Naive:
         found = []
         for chart in (BAD,) if unit.is_bad else (LOCATION, SPREAD, SHAPE):
             for k, scale in enumerate(SCALES):
-                if (
-                    row % stride(chart, scale) == 0
-                    and row - scale >= since
-                    and (chart != SHAPE or scale in SHAPE_SCALES)
-                ):
+                if row % stride(chart, scale) == 0 and row - scale >= since and scale in WINDOWS[chart]:
                     ratio = self.passes(chart, k, unit.subject, row - scale, row)
                     found += [(-ratio, chart, k)] if ratio else []
         return found
@@ -353,7 +352,9 @@ def test_limits_are_the_quantiles() -> None:
     limits, tables = Charts(ranks, hazard=rate).limits, Tables.of(ranks)
     counts = Charts(ranks_of(1, bad=ENDLESS // 100), hazard=rate).limits.upper[2]
     each = [
-        limits.level[c, k] / stride(chart, scale) for c, chart in enumerate(CHARTS) for k, scale in enumerate(SCALES)
+        limits.level[c, SCALES.index(scale)] / stride(chart, scale)
+        for c, chart in enumerate(CHARTS)
+        for scale in WINDOWS[chart]
     ]
     spent = float(np.sum(each))
     assert spent == pytest.approx(rate)
@@ -367,11 +368,21 @@ def test_limits_are_the_quantiles() -> None:
         assert limits.upper[1][k, 0] == pytest.approx(high, rel=1e-3)
         low = (stats.chi2.ppf(level[1] / 2, scale) - scale) * unit
         assert limits.lower[1][k, 0] == (-(2**30) if scale < 32 else pytest.approx(low, rel=1e-3))
-        if scale in SHAPE_SCALES:
-            assert limits.shape[k - 5, 0] == pytest.approx(stats.chi2.isf(level[3], CELLS - 1), rel=1e-4)
+        assert np.isfinite(limits.shape[k, 0]) == (scale in WINDOWS[SHAPE])
+        if scale in WINDOWS[SHAPE]:
+            assert limits.shape[k, 0] == pytest.approx(stats.chi2.isf(level[3], CELLS - 1), rel=1e-4)
         quiet = int(counts[k, 0])
         if quiet < scale:  # the binomial's own tail, one count to either side
             assert stats.binom.sf(quiet + 1, scale, 0.01) <= level[2] <= stats.binom.sf(quiet - 2, scale, 0.01)
+
+
+def test_a_shape_of_many_holes_spends_its_part_on_fewer_windows() -> None:
+    """With a fifth missing 128 events do not fill the cells; what that window would spend is the others'."""
+    whole, holes = (Charts(ranks_of(1, bad=bad), hazard=1e-5).limits for bad in (0, ENDLESS // 5))
+    first, second = (SCALES.index(scale) for scale in WINDOWS[SHAPE][:2])
+    assert np.isfinite(whole.shape[first, 0])
+    assert np.isinf(holes.shape[first, 0])
+    assert holes.shape[second, 0] == pytest.approx(stats.chi2.isf(holes.level[3, second] * 7 / 6, CELLS - 1))
 
 
 @pytest.mark.parametrize("rows", [2_000, 10_000])
@@ -411,6 +422,29 @@ def test_damaged_bytes_are_refused() -> None:
             # A flip in what the archive does not use, such as a date.
             assert run(read, later, [2_000]) == expected
     assert refused > 200
+
+
+def test_windows_between_the_doubled_ones() -> None:
+    """Neighbouring lengths of a location are a half or a third apart, and each is a whole number of strides."""
+    for chart, lengths in WINDOWS.items():
+        assert all(length % stride(chart, length) == 0 for length in lengths)
+    assert WINDOWS[LOCATION][:7] == (4, 8, 12, 16, 24, 32, 48)
+    assert {long / short for short, long in pairwise(WINDOWS[LOCATION][1:])} <= {1.5, 4 / 3}
+    assert all(min(max(4 * length, 64), SCALES[-1]) in SCALES for length in SCALES)  # a calm stretch has a limit
+
+
+def test_bytes_of_other_windows_are_told_from_damage() -> None:
+    """Charts of the first format kept other looks: nothing can be read from them, and nothing is broken."""
+    charts = Charts(ranks_of(2))
+    body = io.BytesIO(charts.to_bytes())
+    with np.load(body) as stored:
+        arrays = dict(stored)
+    head = json.loads(arrays["head"].tobytes())
+    arrays["head"] = np.frombuffer(json.dumps(head | {"format": 1}).encode(), np.uint8)
+    older = io.BytesIO()
+    np.savez(older, allow_pickle=False, **arrays)
+    with pytest.raises(OtherFormatError, match="format 1"):
+        Charts.from_bytes(older.getvalue(), charts.ranks)
 
 
 def test_bytes_of_other_subjects_are_refused() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate
 
-from stream_monitor.judge.charts import SCALES
+from stream_monitor.judge.charts import DOUBLED, SCALES
 from stream_monitor.judge.hazard import HIGHEST, LOWEST, RATES, STAGES, mean_run_length, nominal_rate, rates
 
 nominal = st.floats(-17, -2).map(lambda power: 10.0**power)
@@ -42,6 +42,7 @@ def test_the_mean_is_that_of_the_waiting_time(rate: float, subjects: int) -> Non
     assert mean_run_length(rate, subjects) == pytest.approx(survival_integral(rate, subjects), rel=1e-6)
 
 
+@settings(deadline=None)
 @given(nominal, st.floats(1.01, 10), st.integers(1, 1_000))
 def test_more_is_sooner(rate: float, factor: float, subjects: int) -> None:
     """A higher rate or more subjects alarm sooner; a longer run length is a lower rate."""
@@ -50,6 +51,7 @@ def test_more_is_sooner(rate: float, factor: float, subjects: int) -> None:
     assert mean_run_length(rate, subjects + 1) < length
 
 
+@settings(deadline=None)
 @given(st.floats(10, 1e12), st.floats(1.01, 100), st.integers(1, 1_000))
 def test_rates_fall_as_run_lengths_grow(run_length: float, factor: float, subjects: int) -> None:
     """And as subjects share the budget; within the limits."""
@@ -59,6 +61,7 @@ def test_rates_fall_as_run_lengths_grow(run_length: float, factor: float, subjec
     assert nominal_rate(run_length, subjects + 1) <= rate
 
 
+@settings(deadline=None)
 @given(st.floats(1e6, 1e10), st.integers(2, 500))
 def test_subjects_add(run_length: float, subjects: int) -> None:
     """The union: what many give in a run length, one gives in as many times of it, but for the quiet start."""
@@ -67,6 +70,7 @@ def test_subjects_add(run_length: float, subjects: int) -> None:
     assert (rates(rate) >= 0).all()
 
 
+@settings(deadline=None)
 @given(nominal)
 def test_rates_never_fall_while_the_charts_run_on(rate: float) -> None:
     """Windows come in, none goes: stage by stage, at least as many alarms; never more than the looks allow."""
@@ -80,7 +84,7 @@ def test_the_table_is_met_where_it_stands() -> None:
     """At the simulated rates the simulated ratios; every row has a ratio for each stage."""
     for level, ratios in RATES.items():
         assert rates(level) == pytest.approx(np.array(ratios) * level)
-    assert len(SCALES) == STAGES
+    assert len(DOUBLED) == STAGES
 
 
 def test_extremes_are_held() -> None:

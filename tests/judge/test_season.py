@@ -11,7 +11,7 @@ from scipy import stats
 from stream_monitor.errors import StateError
 from stream_monitor.judge.baseline import Baseline, Reading, build
 from stream_monitor.judge.calibrate import Budget
-from stream_monitor.judge.charts import CELLS, CHARTS, LOCATION, SCALES, SPREAD
+from stream_monitor.judge.charts import CELLS, CHARTS, DOUBLED, LOCATION, SCALES, SPREAD
 from stream_monitor.judge.dependence import Dependence
 from stream_monitor.judge.season import PERIODS, Season
 from stream_monitor.judge.watch import Watch
@@ -127,13 +127,26 @@ def test_the_inflation_of_an_autoregression_is_its_own() -> None:
     dependence = built(rows_of(ar(200_000, np.random.default_rng(6)))).dependence
     factors = dependence.factors(1)
     lags = np.arange(1, 2_000)
-    for k, scale in enumerate(SCALES[:8]):
+    for k, scale in enumerate(SCALES):
+        if scale > 512:
+            break
         within = lags[lags < scale]
         exact = 1 + 2 * ((1 - within / scale) * 0.9**within).sum()
         assert 0.9 * exact < factors[CHARTS.index(LOCATION), k, 0] < 1.4 * exact
     assert (np.diff(factors[CHARTS.index(SPREAD), :, 0]) >= 0).all()
     assert (dependence.freedoms(1) <= CELLS - 1).all()
     assert Dependence.from_json(dependence.to_json()) == dependence
+
+
+def test_factors_are_kept_at_doubled_lengths_and_read_off_between() -> None:
+    """As many as ever stand in a file; at a length between two others the factor lies between theirs."""
+    measured = tuple(1.0 + k for k in range(len(DOUBLED)))
+    dependence = Dependence({(LOCATION, 0): measured}, {0: tuple(float(CELLS - 1 - k) for k in range(len(DOUBLED)))})
+    factors, freedoms = dependence.factors(1)[CHARTS.index(LOCATION), :, 0], dependence.freedoms(1)[:, 0]
+    assert factors[[SCALES.index(scale) for scale in DOUBLED]] == pytest.approx(measured)
+    assert (np.diff(factors) > 0).all()
+    assert (np.diff(freedoms) < 0).all()
+    assert factors[SCALES.index(24)] == pytest.approx(np.interp(np.log2(24), [4, 5], measured[2:4]))
 
 
 def test_the_budget_holds_where_neighbours_are_alike() -> None:

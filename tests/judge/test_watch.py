@@ -203,6 +203,24 @@ def test_another_budget_after_a_restart_is_todays() -> None:
     assert after.charts.hazard == replace_budget(before, "1 per 30d").hazard() < before.charts.hazard
 
 
+def test_charts_of_other_windows_begin_anew_at_the_rate_that_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an update of the program: no damage, no memory of an alarm, and traffic is still known."""
+    before = watch("1 per 1d")
+    before.update(*part_of(batch(4_000, 3), 0, 1_000))
+    assert before.charts.raised()
+    with monkeypatch.context() as earlier:
+        earlier.setattr("stream_monitor.judge.charts.FORMAT", 1)
+        state = before.to_bytes()
+    after = watch("1 per 1d")
+    assert after.restore(state) is False
+    assert after.restore(before.to_bytes()) is True
+    after.restore(state)
+    assert after.traffic == before.traffic
+    assert (after.charts.events, after.charts.raised()) == (0, [])
+    assert after.charts.hazard == before.charts.hazard
+    assert any(f.unit.subject == 1 for f in after.update(*part_of(batch(4_000, 3), 2_000, 4_000)))
+
+
 def replace_budget(judged: Watch, budget: str) -> Watch:
     """A watch of another budget that has seen the same traffic."""
     other = watch(budget)
