@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -159,19 +158,10 @@ def test_the_five_are_linked_to_each_other(name: str) -> None:
     assert all(link["keepTime"] and link["includeVars"] for link in links if link["url"] in others)
 
 
-def test_provisioning_finds_them() -> None:
-    """The folder of the provider is where they are mounted, and they cannot be changed in the browser."""
+def test_provisioning_is_of_files() -> None:
+    """From files, which cannot be changed in the browser, over a data source of the kind that they ask for."""
     folder = FOLDER.parent / "provisioning"
     [provider] = yaml.safe_load((folder / "dashboards" / "stream-monitor.yaml").read_text())["providers"]
-    assert provider["type"] == "file"
-    assert provider["allowUiUpdates"] is False
-    assert provider["options"]["path"] == "/etc/grafana/dashboards"
-
-
-def test_panels_know_the_scrape_interval() -> None:
-    """$__rate_interval is made of it: a shorter one leaves holes in every panel."""
-    root = Path(__file__).parents[2]
-    scrape = yaml.safe_load((root / "deploy/prometheus/prometheus.yml").read_text())["global"]["scrape_interval"]
-    [source] = yaml.safe_load((FOLDER.parent / "provisioning/datasources/prometheus.yaml").read_text())["datasources"]
-    assert source["jsonData"]["timeInterval"] == scrape
+    assert (provider["type"], provider["allowUiUpdates"]) == ("file", False)
+    [source] = yaml.safe_load((folder / "datasources" / "prometheus.yaml").read_text())["datasources"]
     assert source["type"] == "prometheus"
