@@ -8,19 +8,20 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version as installed_version
+from itertools import pairwise
 
 import numpy as np
 
 from stream_monitor.budgets import worst_shifts
 from stream_monitor.config import duration_text
 from stream_monitor.engine import Engine
-from stream_monitor.judge.performance import headlines
+from stream_monitor.judge.performance import headlines, metrics
 from stream_monitor.machine import Machine
 from stream_monitor.publish.collector import Publisher
 from stream_monitor.publish.snapshot import Distribution, LabelValues, Snapshot
 from stream_monitor.records import MICROSECONDS, Score, Stream
 from stream_monitor.summarize.numeric import NumericBins
-from stream_monitor.summarize.outcome import OutcomeProfile, Task
+from stream_monitor.summarize.outcome import OutcomeProfile, Task, values_of_bins
 from stream_monitor.summarize.profile import Profile
 from stream_monitor.summarize.protocol import MISSING
 from stream_monitor.summarize.rows import LATENCY
@@ -37,6 +38,9 @@ RECENT_COHORTS = 8
 
 PERCENTILES = (50, 95, 99)
 """Of the latency: the usual one, and what the slowest in twenty and in a hundred have to bear."""
+
+ERROR_EDGES = (-3, -2, -1, 0, 1, 2, 3)
+"""Of a bell, 0.1, 2, 14 and 34 % on each side: a shift and a wider spread are both seen in eight bars."""
 
 CONFUSED_CLASSES = 10
 """A matrix of a hundred cells is as much as a person reads, and as many series."""
@@ -300,6 +304,7 @@ def _performance(engine: Engine, line: Line, samples: Samples) -> None:
                     samples["label_coverage_ratio"].append(((*head, window), coverage))
                 if basis == "cohort" and seconds == _matrix_window(engine):
                     _classes(head, profile, window, samples)
+                    _errors(head, profile, engine.outcomes.reference(line, outcome), window, samples)
         reference = engine.outcomes.reference(line, outcome) if line.is_whole else None
         if reference is not None:
             for metric, found in headlines(reference):
@@ -315,6 +320,33 @@ def _classes(head: tuple[str, str], profile: OutcomeProfile, window: str, sample
     """Who was taken for what."""
     for (truth, predicted), count in sorted(_confusion(profile).items()):
         samples["confusion_predictions"].append(((*head, truth, predicted, window), count))
+    for key, count in zip(*map(np.ndarray.tolist, profile.reliability.arrays()), strict=True):
+        tenth = f"{key // 2 / 10:.1f}-{(key // 2 + 1) / 10:.1f}"
+        came_true = "true" if key % 2 else "false"
+        samples["confidence_predictions"].append(((*head, tenth, came_true, window), count))
+
+
+def _errors(
+    head: tuple[str, str], profile: OutcomeProfile, reference: OutcomeProfile | None, window: str, samples: Samples
+) -> None:
+    """How far off predictions are, beside the baseline's, in the root of its mean squared error."""
+    if reference is None or not len(reference.errors):
+        return
+    scale = metrics(reference)["rmse"].value or 1.0
+    for name, share in _error_shares(profile, scale):
+        samples["error_ratio"].append(((*head, name, window), share))
+    for name, share in _error_shares(reference, scale):
+        samples["error_reference_ratio"].append(((*head, name), share))
+
+
+def _error_shares(profile: OutcomeProfile, scale: float) -> Iterator[tuple[str, float]]:
+    """(bin, share) of each; the numbers put the names in order."""
+    keys, counts = profile.errors.arrays()
+    place = np.searchsorted(ERROR_EDGES, values_of_bins(keys) / scale)
+    shares = np.bincount(place, weights=counts, minlength=len(ERROR_EDGES) + 1) / max(int(counts.sum()), 1)
+    names = [f"below {ERROR_EDGES[0]}", *(f"{a} to {b}" for a, b in pairwise(ERROR_EDGES)), f"above {ERROR_EDGES[-1]}"]
+    for number, (name, share) in enumerate(zip(names, shares.tolist(), strict=True)):
+        yield f"{number}: {name}", share
 
 
 def _confusion(profile: OutcomeProfile) -> Counter[tuple[str, str]]:

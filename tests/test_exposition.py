@@ -28,6 +28,7 @@ CONFIG = {
     "models": {
         "credit": {"task": "binary", "positive_label": "deny"},
         "topic": {"task": "multiclass"},
+        "demand": {"task": "regression"},
     },
 }
 SCORES = np.random.default_rng(1).beta(2, 3, ROWS).round(4)
@@ -43,6 +44,8 @@ def event(rng: np.random.Generator, number: int, model: str) -> dict[str, Any]:
         "features": {"age": float(rng.normal(40, 10)), "channel": str(rng.choice(["web", "app"]))},
         "latency_ms": float(rng.gamma(4, 3)),
     }
+    if model == "demand":
+        return body | {"prediction": 100.0, "value": float(100 + rng.normal(3, 4))}
     if model == "topic":
         body["prediction"] = f"c{int(rng.integers(12)):02d}"
         return body | {"label": f"c{int(rng.integers(12)):02d}"}
@@ -52,7 +55,9 @@ def event(rng: np.random.Generator, number: int, model: str) -> dict[str, Any]:
 
 
 EVENTS = [
-    event(np.random.default_rng(number), number, model) for number in range(ROWS) for model in ("credit", "topic")
+    event(np.random.default_rng(number), number, model)
+    for number in range(ROWS)
+    for model in ("credit", "topic", "demand")
 ]
 WINDOW = range(START + 900, START + 1800)
 """The newest closed quarter of an hour that has labels: they are sent for predictions of the first half hour."""
@@ -66,7 +71,9 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     engine = Engine(config, Store(folder / "state.duckdb"), baselines=read_baselines([rows(folder)], config))
     inference, truth = PartitionId(Stream.INFERENCE, "i", 0), PartitionId(Stream.GROUND_TRUTH, "g", 0)
     source = MemorySource([Binding(p.stream, p.topic) for p in (inference, truth)])
-    source.extend(inference, [json.dumps({k: v for k, v in e.items() if k != "label"}).encode() for e in EVENTS])
+    source.extend(
+        inference, [json.dumps({k: v for k, v in e.items() if k not in ("label", "value")}).encode() for e in EVENTS]
+    )
     source.extend(truth, [label(e) for e in EVENTS if e["timestamp"] < WINDOW.stop])
     source.finish()
     source.start(engine.positions())
@@ -76,8 +83,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 def label(event: dict[str, Any]) -> bytes:
     """Its truth, ten seconds after it."""
-    names = ("inference_id", "model", "label")
-    return json.dumps({k: event[k] for k in names} | {"timestamp": event["timestamp"] + 10}).encode()
+    names = ("inference_id", "model", "label", "value")
+    return json.dumps({k: event[k] for k in names if k in event} | {"timestamp": event["timestamp"] + 10}).encode()
 
 
 def rows(folder: Path) -> Path:
@@ -148,6 +155,33 @@ def test_many_classes_share_a_bounded_matrix(taken: Snapshot) -> None:
     assert len(classes) == CONFUSED_CLASSES
     assert "other" in classes
     assert sum(found.values()) == len(WINDOW)
+
+
+def test_confidences_are_counted_by_tenth_and_by_what_came_true(taken: Snapshot) -> None:
+    """As NumPy's histogram has it: scores lie on no edge but for a few, which belong to the lower tenth."""
+    found = of(taken, "confidence_predictions", "credit")
+    for came_true in ("true", "false"):
+        is_true = came_true == "true"
+        scores = [e["prediction"]["score"] for e in EVENTS
+                  if e["model"] == "credit" and e["timestamp"] in WINDOW and (e["label"] == "deny") == is_true]  # fmt: skip
+        wanted, _ = np.histogram(np.array(scores) - 1e-9, bins=10, range=(0, 1))
+        counts = [found.get((f"{t / 10:.1f}-{(t + 1) / 10:.1f}", came_true, "15m"), 0) for t in range(10)]
+        np.testing.assert_array_equal(counts, wanted)
+    assert not of(taken, "confidence_predictions", "topic")
+
+
+def test_errors_are_shared_out_over_the_baselines_spread(taken: Snapshot) -> None:
+    """Predicted less true, over the root of the baseline's mean squared error; the shares make one."""
+    all_rows = np.array([100 - e["value"] for e in EVENTS if e["model"] == "demand"])
+    rows = np.array([100 - e["value"] for e in EVENTS if e["model"] == "demand" and e["timestamp"] in WINDOW])
+    scale = np.sqrt((all_rows**2).mean())
+    for name, errors in (("error_ratio", rows), ("error_reference_ratio", all_rows)):
+        edges = np.array([-np.inf, *exposition.ERROR_EDGES, np.inf])
+        wanted = np.histogram(errors / scale, edges)[0] / len(errors)
+        found = of(taken, name, "demand")
+        np.testing.assert_allclose([found[key] for key in sorted(found)], wanted, atol=0.01)
+        assert sum(found.values()) == pytest.approx(1)
+    assert not of(taken, "error_ratio", "credit")
 
 
 def test_bins_end_at_the_baselines_deciles(taken: Snapshot) -> None:

@@ -143,6 +143,12 @@ _MODELS = (
     _gauge("performance_baseline", "The same metric on the baseline.", (*_LINE, "metric"), at=Priority.MODEL),
     _gauge("confusion_predictions", "Labelled predictions of the newest cohort by true and predicted class.",
            (*_LINE, "truth", "predicted", "window"), at=Priority.MODEL),
+    _gauge("confidence_predictions", "Labelled predictions of the newest cohort by confidence and what came true.",
+           (*_LINE, "confidence", "came_true", "window"), at=Priority.MODEL),
+    _gauge("error_ratio", "Share of the newest cohort's errors, in standard deviations of the baseline's.",
+           (*_LINE, "error", "window"), at=Priority.MODEL, unit="ratio"),
+    _gauge("error_reference_ratio", "Share of the baseline's errors in the same bins.", (*_LINE, "error"),
+           at=Priority.MODEL, unit="ratio"),
     _gauge("latency_seconds", "Percentile of the latency in the trailing window, at most the baseline's largest.",
            (*_LINE, "percentile", "window"), at=Priority.MODEL, unit="seconds"),
 )  # fmt: skip
