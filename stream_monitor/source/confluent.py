@@ -238,8 +238,9 @@ def _at(place: Place, offset: int = 0) -> ck.TopicPartition:
 
 
 # A message is read by calls of C alone, one column after the other: nothing of ours runs once per message.
-_ERROR, _VALUE, _HEADERS = ck.Message.error, ck.Message.value, ck.Message.headers
-_TOPIC, _NUMBER, _OFFSET, _TIME = ck.Message.topic, ck.Message.partition, ck.Message.offset, ck.Message.timestamp
+_MESSAGE: Any = ck.Message  # its types allow for messages without topic and time, which a consumer hands over none of
+_ERROR, _VALUE, _HEADERS = _MESSAGE.error, _MESSAGE.value, _MESSAGE.headers
+_TOPIC, _NUMBER, _OFFSET, _TIME = _MESSAGE.topic, _MESSAGE.partition, _MESSAGE.offset, _MESSAGE.timestamp
 
 
 def _by_place(messages: Sequence[Any]) -> dict[Place, Sequence[Any]]:
@@ -251,9 +252,9 @@ def _by_place(messages: Sequence[Any]) -> dict[Place, Sequence[Any]]:
     topic = np.fromiter(map(code.__getitem__, topics), np.int64, n)
     order = np.lexsort((number, topic))
     starts = np.flatnonzero(np.diff(topic[order], prepend=-1) | np.diff(number[order], prepend=-1))
-    place = [messages[i] for i in order.tolist()]
+    ordered = [messages[i] for i in order.tolist()]
     return {
-        Place(place[start].topic(), place[start].partition()): place[start:stop]
+        Place(ordered[start].topic(), ordered[start].partition()): ordered[start:stop]
         for start, stop in pairwise([*starts.tolist(), n])
     }
 
