@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grafana.board import LABELS, Board, baselines, choice, incidents
-from grafana.panels import Builder, Column, Query, Row, heat, lines, matrix, number, rows
+from grafana.panels import Builder, Column, Query, Row, heat, lines, matrix, number, pairs, rows
 from grafana.queries import series
 
 WHO = {"model": "$model", "version": "$version"}
@@ -23,7 +23,7 @@ def board() -> Board:
             Row("Now", _now()),
             Row("Labels", _labels()),
             Row("Performance", _performance()),
-            Row("Classes", _classes()),
+            Row("Classes, confidence and errors", _classes()),
             Row("Joining", _joining(), closed=True),
         ],
         variables=[
@@ -110,6 +110,8 @@ def _performance() -> list[Builder]:
 
 def _classes() -> list[Builder]:
     cells = series("confusion_predictions", **WHO)
+    sure = series("confidence_predictions", **WHO)
+    true = series("confidence_predictions", **WHO, came_true="true")
     by_truth = f"sum by (truth, predicted) ({cells})"
     return [
         matrix("Who was taken for what", "Labelled predictions of the newest cohort: a row for each true class, a column for "
@@ -122,6 +124,18 @@ def _classes() -> list[Builder]:
                      f" and on (truth, same) label_replace({by_truth}, \"same\", \"$1\", \"truth\", \"(.*)\"))"
                      f" / sum by (truth) ({cells})", "{{truth}}")],
               unit="percentunit", most=1, height=6, empty=NO_CLASSES),
+        pairs("What came true of each confidence", "Predictions by the confidence they were made with (of two classes: the "
+              "score of the positive one): the share that came true, and how many of all predictions they are. Good: each "
+              "bar of `came true` ends within the numbers below it. Shorter bars throughout: the model promises too much.",
+              [Query(f"sum by (confidence) ({true}) / sum by (confidence) ({sure})", "came true"),
+               Query(f"sum by (confidence) ({sure}) / ignoring (confidence) group_left () sum({sure})", "of all")],
+              by="confidence", height=8, empty="no confidence in the predictions, or no labels yet"),
+        pairs("Errors now and on the baseline", "Predicted less true, in roots of the baseline's mean squared error: the newest "
+              "cohort's share in each range beside the baseline's. Good: pairs of equal height. All to one side is a bias, "
+              "both ends higher is a wider spread.",
+              [Query(f"max by (error) ({series('error_reference_ratio', **WHO)})", "baseline"),
+               Query(f"max by (error) ({series('error_ratio', **WHO)})", "now")],
+              by="error", height=8, empty="this model predicts classes, or has no labels yet"),
     ]  # fmt: skip
 
 

@@ -32,12 +32,12 @@ from stream_monitor.config import Config, parse
 from stream_monitor.engine import Engine
 from stream_monitor.exposition import Service, snapshot
 from stream_monitor.judge.baseline import Baseline
+from stream_monitor.memory import resident_bytes
 from stream_monitor.publish.catalogue import CHECKPOINT_BUCKETS
 from stream_monitor.publish.collector import Publisher
 from stream_monitor.publish.http import Server, View, create_app
 from stream_monitor.publish.snapshot import Distribution
 from stream_monitor.records import MICROSECONDS, Binding, PartitionId, Stream
-from stream_monitor.service import resident_bytes
 from stream_monitor.source.memory import MemorySource
 from stream_monitor.store import Store
 

@@ -137,7 +137,11 @@ ENDS = {"credit with a new version": story.HOURS}
 
 QUIET: dict[str, set[tuple[str, str]]] = {
     # Every age comes as text: there is nothing left to score, and the panels of bins say why.
-    "credit in trouble": {("feature.json", "Score"), ("feature.json", "Score / threshold")},
+    "credit in trouble": {
+        ("feature.json", "Score"),
+        ("feature.json", "Score / threshold"),
+        ("labels.json", "Errors now and on the baseline"),
+    },
     # A model of numbers without segments, and a price that is as it was.
     "demand in trouble": {
         ("model.json", "Scores"),
@@ -148,6 +152,7 @@ QUIET: dict[str, set[tuple[str, str]]] = {
         ("feature.json", "Changes that detectors saw"),
         ("labels.json", "Who was taken for what"),
         ("labels.json", "Recall of each class"),
+        ("labels.json", "What came true of each confidence"),
     },
     # Half an hour old and as its baseline; the matrix wants a closed hour.
     "credit with a new version": {
@@ -155,6 +160,8 @@ QUIET: dict[str, set[tuple[str, str]]] = {
         ("feature.json", "Changes that detectors saw"),
         ("labels.json", "Who was taken for what"),
         ("labels.json", "Recall of each class"),
+        ("labels.json", "What came true of each confidence"),
+        ("labels.json", "Errors now and on the baseline"),
     },
 }
 """Panels that have nothing to show, and say so."""
