@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import shutil
+import subprocess
 from http.server import HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -14,6 +16,7 @@ from urllib.request import urlopen
 
 import pytest
 import yaml
+from servers.kafka import Kafka
 
 from stream_monitor.config import load
 
@@ -140,3 +143,61 @@ def test_image_runs_as_nobody_in_particular_and_tells_its_health() -> None:
     assert f"http://127.0.0.1:{config.publish.port}/healthz" in dockerfile
     assert 'ENTRYPOINT ["stream-monitor"]' in dockerfile
     assert f"VOLUME {config.state.parent}" in dockerfile
+
+
+@pytest.fixture(scope="session")
+def compose_parser(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The parser of docker compose as a program; skipped where there is no Go, or no way to its modules."""
+    if shutil.which("go") is None:
+        pytest.skip("go is not installed")
+    program = tmp_path_factory.mktemp("compose") / "parse"
+    folder = Path(__file__).with_name("compose_parser")
+    command = ["go", "build", "-o", str(program), "."]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"cannot be built: {done.stderr[-300:]}")
+    return program
+
+
+def parsed(program: Path, path: Path) -> subprocess.CompletedProcess[str]:
+    """What the parser says of a compose file."""
+    return subprocess.run([str(program), str(path)], capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.slow
+def test_docker_compose_reads_the_file(compose_parser: Path, tmp_path: Path) -> None:
+    """Its own parser finds every service, and refuses a key that it does not know."""
+    told = parsed(compose_parser, DEPLOY / "compose.yaml")
+    assert told.returncode == 0, told.stderr
+    assert set(told.stdout.split()) == services().keys()
+    wrong = tmp_path / "compose.yaml"
+    wrong.write_text((DEPLOY / "compose.yaml").read_text(encoding="utf-8").replace("read_only:", "read_onlyy:"))
+    assert "read_onlyy" in parsed(compose_parser, wrong).stderr
+
+
+def test_traffic_is_the_demos_story_in_the_order_of_time() -> None:
+    """Events and labels as they come due; a label never before its event, each on its topic."""
+    made = runpy.run_path(str(DEPLOY / "traffic" / "generate.py"))["messages"](1_790_000_000_000_000)
+    told = [next(made) for _ in range(3000)]
+    assert [message.time_us for message in told] == sorted(message.time_us for message in told)
+    source = load(DEPLOY / "monitor.yaml", {}).source
+    (inference,), (truth,) = ([t.topic for t in topics] for topics in (source.inference, source.ground_truth))
+    seen: set[bytes] = set()
+    for message in told:
+        if message.topic == inference:
+            seen.add(message.key)
+        else:
+            assert message.topic == truth
+            assert message.key in seen
+    assert {json.loads(m.value)["model"] for m in told} == load(DEPLOY / "monitor.yaml", {}).models.keys()
+    assert any(message.topic == truth for message in told)
+
+
+def test_traffic_reaches_a_broker_and_tells_history_once(kafka: Kafka) -> None:
+    """The hours before at once; who starts again finds them told and goes on in real time."""
+    for topic in ("inference", "ground-truth"):
+        kafka.create_topic(topic, 3)
+    send = runpy.run_path(str(DEPLOY / "traffic" / "generate.py"))["send"]
+    first = send(kafka.bootstrap, history_hours=0.1, seconds=0.0)
+    assert first > 4 * 0.1 * 3600
+    assert send(kafka.bootstrap, history_hours=0.1, seconds=0.0) < 10
