@@ -25,7 +25,7 @@ from stream_monitor.summarize.outcome import OutcomeProfile, Task, values_of_bin
 from stream_monitor.summarize.profile import Profile
 from stream_monitor.summarize.protocol import MISSING
 from stream_monitor.summarize.rows import LATENCY
-from stream_monitor.versions import Line, Version
+from stream_monitor.versions import BIN_SUBJECTS, Line, Version
 
 PUBLISHED_STATISTIC = "psi"
 """One statistic by default, for numbers and categories alike; the others are in the scores."""
@@ -222,11 +222,13 @@ def _features(line: Line, samples: Samples) -> None:
             continue
         window = duration_text(seconds)
         profile, scores = found
+        detailed = {name for name, _ in line.subject_names()[:BIN_SUBJECTS]}
         for score in _published(scores):
             labels = (*key, score.subject, score.statistic, window, score.reference)
             samples["feature_drift_score"].append((labels, score.value))
             samples["feature_drift_threshold"].append((labels, score.threshold))
-            samples["feature_drift_expected"].append((labels, score.expected))
+            if score.subject in detailed:
+                samples["feature_drift_expected"].append((labels, score.expected))
             samples["feature_window_samples"].append(((*key, score.subject, window), score.samples))
         _missing(line, profile, window, samples)
         _latency(line, profile, window, samples)

@@ -205,3 +205,30 @@ def test_memory_is_published_where_it_is_known(engine: Engine, taken: Snapshot) 
     """As it was given, and left out where nobody knows."""
     assert taken.samples["memory_bytes"] == [((), 1.0)]
     assert "memory_bytes" not in exposition.snapshot(engine, Service(ready=True)).samples
+
+
+WIDE_ROWS = 1_500
+
+
+def test_a_wide_model_costs_a_bounded_number_of_series() -> None:
+    """200 features, scores, latency and labels with the default windows: at most 3,000 series."""
+    config = parse({"drift": {"learn_from": 500}, "models": {"wide": {"task": "binary", "positive_label": "yes"}}}, {})
+    engine = Engine(config, Store(None))
+    inference, truth = PartitionId(Stream.INFERENCE, "i", 0), PartitionId(Stream.GROUND_TRUTH, "g", 0)
+    source = MemorySource([Binding(p.stream, p.topic) for p in (inference, truth)])
+    rng = np.random.default_rng(3)
+    for number in range(WIDE_ROWS):
+        score, at = float(rng.random()), START + 4 * number
+        head = {"inference_id": number, "model": "wide", "version": "1"}
+        features = {f"f{k}": value for k, value in enumerate(rng.normal(size=200).tolist())}
+        prediction = {"label": "yes" if score > 0.5 else "no", "score": score}
+        body = {**head, "timestamp": at, "features": features, "prediction": prediction, "latency_ms": 9 * score}
+        source.extend(inference, [json.dumps(body).encode()])
+        label = {"inference_id": number, "label": "yes" if rng.random() < score else "no", "timestamp": at + 10}
+        source.extend(truth, [json.dumps(label).encode()])
+    source.finish()
+    source.start({})
+    read(engine, source, config)
+    families = [line.split("{")[0] for line in exposition.render(engine).decode().splitlines() if "{" in line]
+    assert {"stream_monitor_confidence_predictions", "stream_monitor_feature_bin_upper"} <= set(families)
+    assert 2_000 < len(families) <= 2_950  # those without labels are some twenty more

@@ -156,7 +156,8 @@ _MODELS = (
 _FEATURES = (
     _gauge("feature_drift_score", "Distance of a trailing window from its reference.", _DRIFT, at=Priority.FEATURE),
     _gauge("feature_drift_threshold", "The score beyond which chance is no explanation.", _DRIFT, at=Priority.FEATURE),
-    _gauge("feature_drift_expected", "The score's mean when nothing has changed.", _DRIFT, at=Priority.FEATURE),
+    _gauge("feature_drift_expected", "The score's mean when nothing has changed, of the first 20 subjects.",
+           _DRIFT, at=Priority.FEATURE),
     _gauge("feature_window_samples", "Values in the trailing window.", (*_LINE, "feature", "window"),
            at=Priority.FEATURE),
     _gauge("feature_missing_ratio", "Missing values over all events of the trailing window.",
