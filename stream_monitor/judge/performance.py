@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -155,6 +155,7 @@ def _regression(profile: OutcomeProfile) -> dict[str, Metric]:
     mse = positive_mean(total["squared"], total["fourth"], n, constant=spread)
     truth = Spectrum.of(profile.targets)
     median = truth.quantile(0.5)
+    error, constant = Spectrum.of(profile.errors), truth.from_constant(median)
     return {
         "mae": positive_mean(total["absolute"], total["squared"], n, constant=truth.distance_to(median)),
         "mse": mse,
@@ -162,8 +163,8 @@ def _regression(profile: OutcomeProfile) -> dict[str, Metric]:
         "r2": _r2(profile, mse.value, total["fourth"], spread, truth),
         "mape": _mape(profile, truth),
         "bias": mean(total["error"], total["squared"], n, constant=0.0),
-        **_quantiles(Spectrum.of(profile.errors), truth.from_constant(median), _QUANTILES),
-        **_quantiles(Spectrum.of(profile.errors).folded(), truth.from_constant(median).folded(), _ABSOLUTE_QUANTILES),
+        **_quantiles(error, constant, _QUANTILES),
+        **_quantiles(error.folded(), constant.folded(), _ABSOLUTE_QUANTILES),
     }
 
 
@@ -349,12 +350,25 @@ class _Confusion:
         )
 
     def macro(self, by_chosen: float, by_truth: float) -> Metric:
-        """The plain mean of a ratio over the classes that are a truth or a prediction."""
+        """The plain mean of a ratio over the classes that are a truth or a prediction.
+
+        Interval: the delta method after two more rows of each kind, hit, miss and false choice, in every class (Agresti
+        and Coull 1998): else a class of a few rows, all right or all wrong, would seem to be known.
+        """
         classes = len(self.support)
-        ratio = self._ratio(by_chosen, by_truth)
-        slope = self._slope(ratio, by_chosen, by_truth, weight=np.full(classes, 1 / classes))
-        constant = self._of_constant(by_chosen, by_truth) / np.count_nonzero(self.support)
-        return self._metric(float(ratio.mean()), slope, constant)
+        value = float(self._ratio(by_chosen, by_truth).mean())
+        more = replace(self, chosen=self.chosen + 4, support=self.support + 4, hits=self.hits + 2)
+        ratio = more._ratio(by_chosen, by_truth)
+        slope = more._slope(ratio, by_chosen, by_truth, weight=np.full(classes, 1 / classes))
+        per_row = 1 / (classes * (by_chosen * more.chosen + by_truth * more.support))
+        hit, miss, false = (by_chosen + by_truth) * (1 - ratio), by_truth * ratio, by_chosen * ratio
+        added = 2 * float((per_row**2 * (hit**2 + miss**2 + false**2)).sum())
+        error = CONFIDENCE_Z * math.sqrt(float((self.count * slope**2).sum()) + added)
+        # A class without rows below the line counts as 0: rightly, if it never has any; if it has some, nothing is known.
+        known = np.where(by_chosen * self.chosen + by_truth * self.support > 0, ratio, 0.0)
+        lower, upper = max(float(known.mean()) - error, 0.0), min(float(ratio.mean()) + error, 1.0)
+        constant = self._of_constant(by_chosen, by_truth) / int(np.count_nonzero(self.support))
+        return Metric(value, min(lower, value), max(upper, value), constant, int(self.count.sum()))
 
     def weighted(self, by_chosen: float, by_truth: float) -> Metric:
         """The mean of a ratio weighted by the truths of each class."""

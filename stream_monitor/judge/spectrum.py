@@ -9,7 +9,7 @@ import numpy as np
 from stream_monitor.judge.metric import NAN, Metric, ranks
 from stream_monitor.records import Floats
 from stream_monitor.summarize.histogram import Histogram
-from stream_monitor.summarize.outcome import value_ends, values_of_bins
+from stream_monitor.summarize.outcome import value_ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,8 @@ class Spectrum:
     def of(cls, histogram: Histogram) -> Spectrum:
         """Of a histogram of `value_bin`s."""
         keys, counts = histogram.arrays()
-        return cls(value_ends(keys)[0], values_of_bins(keys), value_ends(keys)[1], counts.astype(np.float64))
+        lower, upper = value_ends(keys)
+        return cls(lower, lower / 2 + upper / 2, upper, counts.astype(np.float64))
 
     def quantile(self, share: float) -> float:
         """The middle of the bin in which the cumulated share reaches it."""

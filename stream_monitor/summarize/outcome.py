@@ -495,7 +495,7 @@ def value_bin(value: Floats) -> Ints:
 
 
 def value_ends(key: Ints) -> tuple[Floats, Floats]:
-    """The lower and the upper end of each `value_bin`; both 0 for zero's."""
+    """The lower and the upper end of each `value_bin`, .8 % apart at most; both 0 for zero's."""
     offset = int(_log_bin(np.array([1e-300]), VALUE_BINS_PER_OCTAVE)[0]) - 1
     shift = 52 - (VALUE_BINS_PER_OCTAVE.bit_length() - 1)
     bins, sign = np.abs(key) + offset, np.sign(key)

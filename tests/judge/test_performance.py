@@ -242,7 +242,8 @@ def test_multiclass_intervals_hold_the_truth_in_90_of_100() -> None:
     samples = [metrics(classes(*several(500, 100 + seed))) for seed in range(300)]
     for name, value in target.items():
         held = sum(sample[name].lower <= value <= sample[name].upper for sample in samples) / len(samples)
-        assert 0.90 <= held <= 0.99, name
+        # One class is never true: its recall might be anything, and the interval of the plain mean allows for that.
+        assert 0.90 <= held <= (1.0 if name == "recall" else 0.99), name
 
 
 def test_nothing_labelled_is_undefined() -> None:

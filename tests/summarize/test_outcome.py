@@ -214,7 +214,7 @@ def test_score_bins_ascend(values: list[float]) -> None:
 
 @given(finite.filter(lambda value: value == 0 or 1e-290 < abs(value) < 1e300))
 def test_value_bins_are_less_than_a_percent_wide(value: float) -> None:
-    """A value is between the ends of its bin, and the middle within .4 % of it, whatever its size and sign."""
+    """A value is between the ends of its bin, and its middle within .4 % of it, whatever its size and sign."""
     key = value_bin(np.array([value]))
     lower, upper = value_ends(key)
     assert lower[0] <= value <= upper[0]
