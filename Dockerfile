@@ -1,5 +1,5 @@
 # Three steps: fetch what the lock names and verify its hashes, install only what the program needs, leave the tools behind.
-FROM python:3.11-slim AS build
+FROM python:3.11.14-slim-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /src
 COPY requirements.lock ./
@@ -11,7 +11,7 @@ RUN pip wheel --no-deps --wheel-dir /wheels . \
     && /opt/stream-monitor/bin/pip install --no-index --find-links /wheels "stream-monitor[confluent]" \
     && /opt/stream-monitor/bin/python -m compileall -q /opt/stream-monitor/lib
 
-FROM python:3.11-slim
+FROM python:3.11.14-slim-bookworm
 ENV PATH=/opt/stream-monitor/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 COPY --from=build /opt/stream-monitor /opt/stream-monitor
 # The state file is all that outlives the container; a volume that is new takes the owner of this folder.

@@ -135,6 +135,13 @@ def test_image_copies_what_the_context_holds() -> None:
     assert all((ROOT / path).exists() for path in copied)
 
 
+def test_image_is_built_on_a_named_release() -> None:
+    """Every step stands on the same exact tag of a slim image: a build next year is the build of today."""
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    (base,) = set(re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE))
+    assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", base)
+
+
 def test_image_runs_as_nobody_in_particular_and_tells_its_health() -> None:
     """The image has an unprivileged user, a health check on the configured port and the program as its entry."""
     dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
