@@ -25,15 +25,14 @@ def share(span: str) -> str:
 
 
 def psi(span: str) -> str:
-    """PSI of a span against the baseline, on the published bins: sum of (p - q) ln(p / q).
+    """PSI of a span against the baseline, on the published bins: the sum of (n - e) ln((n + 1/2) / (e + 1/2)) over N.
 
-    Half an event is added to each bin, so that an empty one has a logarithm; the baseline's shares are at least 1 in
-    10,000 for the same reason.
+    n of N values are in a bin, and e of them were to be expected. The halves give an empty bin a logarithm, and let bins that
+    are empty in both say nothing.
     """
-    counts = f"(sum by (bin) (increase({SEEN}[{span}])) + 0.5)"
-    live = f"({counts} / ignoring (bin) group_left () sum({counts}))"
-    held = f"clamp_min({HELD}, 0.0001)"
-    return f"sum(({live} - on (bin) {held}) * on (bin) ln({live} / on (bin) {held}))"
+    seen, many = f"sum by (bin) (increase({SEEN}[{span}]))", f"sum(increase({SEEN}[{span}]))"
+    due = f"({HELD} * scalar({many}))"
+    return f"sum(({seen} - on (bin) {due}) * on (bin) ln(({seen} + 0.5) / on (bin) ({due} + 0.5))) / {many}"
 
 
 def by_chance(span: str) -> str:
@@ -68,10 +67,10 @@ def _now() -> list[Builder]:
     return [
         number("Score / threshold", "Distance of the trailing window from the baseline, over the distance that chance explains. "
                "Good: below 1.", f"max({SCORE} / {THRESHOLD})", steps=RATIO, decimals=2, empty=NO_VALUES),
-        number("Score", "The distance itself (PSI on 256 bins). Good: near the expected value.", f"max({SCORE})",
+        number("Score", "The distance itself, PSI. Good: near the expected value.", f"max({SCORE})",
                decimals=4, empty=NO_VALUES),
         number("Expected by chance", "The score's mean when nothing has changed, given the sample sizes. With few events even "
-               "a clean window scores high. Good: far below the threshold.", f"max({EXPECTED})", decimals=4, empty=NO_VALUES),
+               "a clean window scores high. Good: far below the threshold.", f"max({EXPECTED})", decimals=4, empty=UNKNOWN_BINS),
         number("Values in the window", "Good: thousands. Below some hundreds only large changes can be told.",
                f"max({series('feature_window_samples', **ONE, window='$window')})"),
         number("Missing", "Share of the window's events without this feature. Good: as in the baseline, see below.",
@@ -104,8 +103,8 @@ def _drift() -> list[Builder]:
                Query(f"max by (statistic) ({EXPECTED})", "expected by chance")],
               dashed="threshold|expected", decimals=3, empty="no baseline yet: nothing is judged"),
         lines("PSI over time, from bins", "PSI of the window that ends at each moment, in PromQL from the published bins, and "
-              "its mean without drift (dashed). Good: near the dashed line. It is coarser than the service's own score and "
-              "needs no verdict of it: look here when you doubt one.",
+              "its mean without drift (dashed). Good: near the dashed line. It bins in its own "
+              "way, so it is near the service's score and not equal, and needs no verdict of it: look here when you doubt one.",
               [Query(psi("$window"), "PSI"), Query(by_chance("$window"), "expected by chance")],
               dashed="expected", decimals=3, empty=UNKNOWN_BINS),
     ]  # fmt: skip

@@ -240,3 +240,22 @@ def test_annotations_mark_what_happened(prometheus: Prometheus) -> None:
     kinds = {one["metric"]["kind"] for one in found["Incidents"]}
     assert {"data_drift", "broken_input"} <= kinds
     assert {one["metric"]["version"] for one in found["New baselines"]} == {"7", "8"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_psi_in_promql_is_near_the_services_own(prometheus: Prometheus) -> None:
+    """While the income is higher both say so, within a third; before, both are near what chance gives."""
+    board = BOARDS["feature.json"]
+    titles = {panel["title"]: panel for panel in panels(board)}
+    given = {"datasource": "prometheus", "model": "credit", "version": "7", "feature": "income", "window": "15m"}
+    for hour, drifted in ((1.75, False), (3.5, True)):
+        span = Range(story.START, story.START + hour * 3600, STEP_SECONDS)
+        values = chosen(board, prometheus, span, given=given)
+        [score] = ask(titles["Score"], prometheus, span, values)
+        computed, chance = ask(titles["PSI over time, from bins"], prometheus, span, values)
+        own = float(score.result[0]["value"][1])
+        from_bins = float(computed.result[0]["values"][-1][1])
+        expected = float(chance.result[0]["values"][-1][1])
+        assert (own > 0.2) == drifted
+        assert from_bins == pytest.approx(own, rel=1 / 3) if drifted else from_bins < 4 * expected
