@@ -190,7 +190,7 @@ class Outcomes:
     def note_predictions(self, version: int, segment: Ints, time_us: Ints) -> None:
         """Count predictions by line and window: what coverage is a share of."""
         came: dict[tuple[int, int, int], int] = {}
-        for line, row in self._lines(version, segment):
+        for line, row in self.lines(version, segment):
             for seconds in self.engine.config.windows:
                 starts, counts = np.unique(window_starts(time_us[row], seconds), return_counts=True)
                 came |= {(line.number, seconds, s): n for s, n in zip(starts.tolist(), counts.tolist(), strict=True)}
@@ -211,7 +211,7 @@ class Outcomes:
         self._fetch_made([key])
         return self._made[key]
 
-    def _lines(self, version: int, segment: Ints) -> Iterable[tuple[Line, Ints]]:
+    def lines(self, version: int, segment: Ints) -> Iterable[tuple[Line, Ints]]:
         """The lines of a version that rows belong to, by the number of their segment, with the rows."""
         owner = self.engine.versions[version]
         yield owner.whole(), np.arange(len(segment))
@@ -263,7 +263,7 @@ class Outcomes:
         task, positive = self._task(version, outcome, rows)
         joined = _joined(rows, task)
         time_us = rows["time_us"].to_numpy()
-        for line, row in self._lines(version, rows["segment"].to_numpy()):
+        for line, row in self.lines(version, rows["segment"].to_numpy()):
             mine = shares(joined.take(row), task, positive_label=positive)
             for seconds in self.engine.config.windows:
                 starts, place = np.unique(window_starts(time_us[row], seconds), return_inverse=True)
@@ -348,7 +348,7 @@ class Outcomes:
         touched: set[tuple[int, int]] = set()
         for version, outcome, part in _groups(ordered):
             self._task(version, outcome, part)
-            for line, row in self._lines(version, part["segment"].to_numpy()):
+            for line, row in self.lines(version, part["segment"].to_numpy()):
                 self._arrive(line, outcome, part.take(pa.array(row)), until_us, changed)
                 touched.add((line.number, outcome))
         for key in sorted(set(self._arrivals) - touched):
