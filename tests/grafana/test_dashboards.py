@@ -165,3 +165,13 @@ def test_provisioning_is_of_files() -> None:
     assert (provider["type"], provider["allowUiUpdates"]) == ("file", False)
     [source] = yaml.safe_load((folder / "datasources" / "prometheus.yaml").read_text())["datasources"]
     assert source["type"] == "prometheus"
+
+
+def test_the_page_shows_each_of_them() -> None:
+    """A section with a picture for every dashboard; pictures are there and small enough for a repository."""
+    docs = FOLDER.parents[1] / "docs"
+    page = (docs / "dashboards.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^!\[([^\]]+)\]\((\S+)\)$", page, re.MULTILINE)
+    assert [title for title, _ in shown] == list(TITLES.values())
+    assert [target for _, target in shown] == [f"dashboards/{name.replace('.json', '.png')}" for name in BOARDS]
+    assert all(0 < (docs / target).stat().st_size < 400_000 for _, target in shown)
