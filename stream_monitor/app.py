@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import queue
 import threading
 import time
@@ -37,6 +38,12 @@ CHECKPOINT_SHARE = 0.2
 
 JOIN_SHARE = 0.1
 """The most of the loop's time that joining labels may take: the scan costs the same for ten labels as for a million."""
+
+CHECKPOINT_MOST_SECONDS = 10.0
+"""The most time between checkpoints, however long one took: what is not yet written waits in memory."""
+
+JOIN_LABELS = 100_000
+"""So many labels are joined whatever share of the time that takes: they wait in memory, and are in every checkpoint."""
 
 SEAL_SECONDS = 0.5
 """A live stream is sealed at least this often; while a backlog is drained the engine waits for more rows."""
@@ -91,11 +98,13 @@ class Pace:
 
     least_seconds: float
     share: float
+    most_seconds: float = math.inf
     due: float = 0.0
 
     def done(self, began: float, ended: float) -> None:
         """It took this long; set when it is due again."""
-        self.due = ended + max(self.least_seconds, (ended - began) * (1 / self.share - 1))
+        rest = max(self.least_seconds, (ended - began) * (1 / self.share - 1))
+        self.due = ended + min(rest, self.most_seconds)
 
 
 @dataclass
@@ -113,7 +122,9 @@ class Monitor:
     on_checkpoint: Callable[[list[Incident]], None] | None = None
     last_checkpoint_seconds: float = 0.0
     clock: Callable[[], float] = time.monotonic
-    _checkpoints: Pace = field(default_factory=lambda: Pace(CHECKPOINT_SECONDS, CHECKPOINT_SHARE))
+    _checkpoints: Pace = field(
+        default_factory=lambda: Pace(CHECKPOINT_SECONDS, CHECKPOINT_SHARE, CHECKPOINT_MOST_SECONDS)
+    )
     _joins: Pace = field(default_factory=lambda: Pace(0.0, JOIN_SHARE))
     _sweeper: Sweeper = field(default_factory=Sweeper)
     _sealed_at: float = 0.0
@@ -151,10 +162,13 @@ class Monitor:
                 self.on_refused(refused)
         self._steer()
         self._obey()
-        if now >= self._checkpoints.due:
+        if now >= self._checkpoints.due or self._has_many_labels():
             self.checkpoint()
         self._sweeper.sweep_if_grown()
         return self.fetcher.finished and not done.records and not self.engine.flow.parked_rows()
+
+    def _has_many_labels(self) -> bool:
+        return self.engine.truth.pending_labels() >= JOIN_LABELS
 
     def _steer(self) -> None:
         """Pause the partitions that hold enough."""
@@ -194,9 +208,11 @@ class Monitor:
     def checkpoint(self) -> None:
         """Join what is due, commit, and tell people."""
         began = self.clock()
-        if began >= self._joins.due:
+        if began >= self._joins.due or self._has_many_labels():
             self.engine.join(began)
-            self._joins.done(began, self.clock())
+            joined = self.clock()
+            self._joins.done(began, joined)
+            began = joined
         if self.before_commit is not None and not self.before_commit():
             self._checkpoints.done(began, self.clock())
             return
