@@ -385,9 +385,11 @@ class Engine:
         index = pa.array(rows)
         time = columns.time_us[rows]
         segment = self._segments(columns.segment.take(index), version)
+        arrival = self._arrival(time, before)
         for one in np.unique(version).tolist():
             self.versions[one].open_segments(segment[version == one])
             self.outcomes.note_predictions(one, segment[version == one], time[version == one])
+            self.outcomes.labels.note_predictions(one, time[version == one], arrival[version == one])
         self.truth.add_predictions(
             pa.table(
                 {
@@ -396,7 +398,7 @@ class Engine:
                     "version": version,
                     "segment": segment,
                     "time_us": time,
-                    "arrival_us": self._arrival(time, before),
+                    "arrival_us": arrival,
                     "label": columns.label.take(index),
                     "score": columns.score[rows],
                     "value": columns.value[rows],

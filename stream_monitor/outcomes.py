@@ -28,6 +28,8 @@ from stream_monitor.judge.performance import (
 )
 from stream_monitor.judge.verdicts import Span
 from stream_monitor.judge.wording import describe_errors
+from stream_monitor.labels import LabelArrival
+from stream_monitor.objectives import Objectives
 from stream_monitor.publish.log import fields
 from stream_monitor.records import (
     MICROSECONDS,
@@ -157,6 +159,8 @@ class Outcomes:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.labels = LabelArrival(engine)
+        self.objectives = Objectives(engine, self, self.labels)
         self._waiting: list[pa.Table] = []
         self._waiting_changed = False
         self._arrivals: dict[tuple[int, int], _Arrivals] = {}
@@ -316,6 +320,9 @@ class Outcomes:
         """A baseline was promoted: begin the error detectors anew, on its truth or on what was learnt."""
         if line.baseline is not None and line.baseline.provisional:
             return  # learnt from rows without truth, at a time that has nothing to do with that of the labels
+        if line.is_whole:
+            self.labels.relearn(self._version_of(line))
+            self.objectives.forget(self._version_of(line))
         for (number, outcome), held in self._arrivals.items():
             if number == line.number:
                 held.reference = self._reference(line, outcome, held.task) or held.reference
@@ -345,6 +352,9 @@ class Outcomes:
         ordered = rows.filter(pa.array(ready)).sort_by(
             [("joined_us", "ascending"), ("id_hi", "ascending"), ("id_lo", "ascending"), ("version", "ascending")]
         )
+        for version, outcome, part in _groups(ordered):
+            self.labels.note_labels(version, outcome, part["time_us"].to_numpy(), part["joined_us"].to_numpy())
+        changed |= {incident.id: incident for incident in self.labels.advance(until_us)}
         touched: set[tuple[int, int]] = set()
         for version, outcome, part in _groups(ordered):
             self._task(version, outcome, part)
@@ -356,6 +366,7 @@ class Outcomes:
                 self._close(self._line(key[0]), key[1], until_us, changed)
         for owner in self.engine.versions.values():
             self._close_silent(owner.whole(), until_us, changed)
+        changed |= {incident.id: incident for incident in self.objectives.judge(until_us)}
         return list(changed.values())
 
     def _close_silent(self, line: Line, until_us: int, changed: dict[str, Incident]) -> None:
@@ -597,6 +608,8 @@ class Outcomes:
 
     def save(self) -> None:
         """Write what changed since the last checkpoint."""
+        self.labels.save()
+        self.objectives.save()
         store = self.engine.store
         if self._waiting_changed:
             store.put_states("truth", {"joined": to_ipc(_together(self._waiting))})

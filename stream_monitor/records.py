@@ -306,7 +306,7 @@ class Evidence:
     """One subject's case in an incident."""
 
     name: str
-    kind: str  # feature | prediction | metric | latency | version | stream
+    kind: str  # feature | prediction | metric | latency | version | stream | outcome
     statistic: str
     value: float
     threshold: float

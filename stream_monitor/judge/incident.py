@@ -66,13 +66,14 @@ def severity_of(facts: Facts) -> Severity:
     2. Input is broken: critical.
     3. The prediction drifted by a large effect (0.5): critical.
     4. Many features (30 % and at least three) drifted, one of them by a large effect: critical.
-    5. Errors grew by a large effect: critical.
+    5. Errors grew, or an objective was missed, by a large effect: critical.
     6. Records were lost: critical.
     7. Nothing but the latency moved: info.
     8. Nothing but features of no importance (0) moved: info.
     9. An important feature (2 or more) drifted by a large effect: critical.
     10. A fixed threshold that the configuration calls critical was passed: critical.
-    11. Everything else: warning.
+    11. Labels are late, but fewer are missing than a large effect: info.
+    12. Everything else: warning.
     """
     for rule, severity in _RULES:
         if rule(facts):
@@ -93,12 +94,13 @@ _RULES: tuple[tuple[Callable[[Facts], bool], Severity], ...] = (
     (lambda f: f.kind is IncidentKind.BROKEN_INPUT, Severity.CRITICAL),
     (lambda f: f.kind is IncidentKind.PREDICTION_DRIFT and _is_large(f), Severity.CRITICAL),
     (lambda f: f.kind is IncidentKind.DATA_DRIFT and _is_large(f) and _is_widespread(f), Severity.CRITICAL),
-    (lambda f: f.kind is IncidentKind.CONCEPT_DRIFT and _is_large(f), Severity.CRITICAL),
+    (lambda f: str(f.kind) in _LABELLED and _is_large(f), Severity.CRITICAL),
     (lambda f: f.kind is IncidentKind.DATA_LOSS, Severity.CRITICAL),
     (lambda f: bool(f.subject_kinds) and set(f.subject_kinds) == {_LATENCY}, Severity.INFO),
     (lambda f: f.is_unimportant, Severity.INFO),
     (lambda f: f.kind is IncidentKind.DATA_DRIFT and f.important_effect >= LARGE_EFFECT, Severity.CRITICAL),
     (lambda f: f.is_beyond_fixed, Severity.CRITICAL),
+    (lambda f: f.kind is IncidentKind.LABELS_LATE and not _is_large(f), Severity.INFO),
 )
 
 
@@ -277,6 +279,16 @@ class IncidentBook:
             entry.subjects[evidence.name].is_held = True
             return []
         return [self._state(kind, _Subject(evidence, is_held=True), now_us, onset_us)]
+
+    def restate(self, kind: IncidentKind, evidence: Evidence) -> list[Incident]:
+        """A held state has other figures by now: no news, unless its severity rises."""
+        entry = self._open.get(group_of(kind))
+        if entry is None or evidence.name not in entry.subjects:
+            return []
+        before = entry.incident
+        entry.subjects[evidence.name].evidence = evidence
+        entry.incident = _written(entry, self._features_total, self.importance, self.fixed)
+        return [entry.incident] if entry.incident.severity != before.severity else []
 
     def release(self, kind: IncidentKind, *, now_us: int, subject: str | None = None) -> list[Incident]:
         """A held state ended, for one subject or for all of the kind."""

@@ -1,0 +1,168 @@
+"""Labels as a stream of their own: how they usually come, that they are late, and what waits for them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stream_monitor.app import decode_poll, make_decoder
+from stream_monitor.config import parse
+from stream_monitor.engine import Engine
+from stream_monitor.records import Binding, Incident, IncidentKind, PartitionId, Stream
+from stream_monitor.source.memory import MemorySource
+from stream_monitor.store import Store
+
+EVENTS, LABELS = PartitionId(Stream.INFERENCE, "t", 0), PartitionId(Stream.GROUND_TRUTH, "l", 0)
+START = 1_790_000_040  # a multiple of 60 s
+CONFIG: dict[str, Any] = {
+    "pane": "10s",
+    "allowed_lateness": "1s",
+    "windows": ["1m", "5m"],
+    "drift": {"learn_from": 100_000},
+    "models": {"m": {"task": "binary", "positive_label": "yes"}},
+}
+Bodies = list[dict[str, Any]]
+
+
+class Story:
+    """An engine that is told predictions and labels in slices of time."""
+
+    def __init__(self, folder: Path, **changes: Any) -> None:
+        self._path = folder / "state.duckdb"
+        self.config = parse({**CONFIG, **changes}, {})
+        self._source = MemorySource([Binding(p.stream, p.topic) for p in (EVENTS, LABELS)])
+        self._source.start({})
+        self._decoder = make_decoder(self.config)
+        self.told: dict[str, Incident] = {}
+        self._open()
+
+    def _open(self) -> None:
+        self._store = Store(self._path)
+        self.engine = Engine(self.config, self._store, expects_labels=True)
+
+    def restart(self) -> None:
+        """As after a crash right behind a checkpoint."""
+        self._store.close()
+        self._open()
+
+    def close(self) -> None:
+        """Let go of the state file."""
+        self._store.close()
+
+    def tell(self, events: Bodies, labels: Bodies) -> None:
+        """Feed a slice and commit."""
+        for partition, bodies in ((EVENTS, events), (LABELS, labels)):
+            self._source.extend(partition, [json.dumps(body).encode() for body in bodies])
+        poll = self._source.poll(100_000, 0.0)
+        for batch in decode_poll(self._decoder, poll):
+            self.engine.offer(batch)
+        self.engine.note_poll(poll, 0.0)
+        for now in (0.0, 1e6):  # the second step finds every partition idle, so that nothing holds time back
+            self.engine.step(now, seal_now=True)
+            self.engine.join(now)
+        self.told |= {i.id: i for i in self.engine.checkpoint()}
+
+    def live(self, events: Bodies, labels: Bodies, *, slice_seconds: float = 300, restarts: bool = False) -> None:
+        """Feed what happens slice by slice, labels when they come."""
+        first = min(body["timestamp"] for body in events)
+        last = max(body["timestamp"] for body in [*events, *labels])
+        for begin in np.arange(first, last + slice_seconds, slice_seconds).tolist():
+            self.tell(*([b for b in bodies if begin <= b["timestamp"] < begin + slice_seconds]
+                        for bodies in (events, labels)))  # fmt: skip
+            if restarts:
+                self.restart()
+
+    def of(self, kind: IncidentKind) -> list[Incident]:
+        """Every incident of a kind, as it was last told."""
+        return sorted((i for i in self.told.values() if i.kind is kind), key=lambda i: i.opened_us)
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterable[Callable[..., Story]]:
+    """Begins stories, each on a state file of its own."""
+    made: list[Story] = []
+
+    def make(**changes: Any) -> Story:
+        folder = tmp_path / str(len(made))
+        folder.mkdir()
+        made.append(Story(folder, **changes))
+        return made[-1]
+
+    yield make
+    for story in made:
+        story.close()
+
+
+def traffic(
+    minutes: float,
+    *,
+    delay: Callable[[int, float], float | None],
+    wrong: Callable[[int, float], bool],
+    a_minute: int = 60,
+) -> tuple[Bodies, Bodies]:
+    """Predictions at an even pace; `delay` in seconds by (number, second of the story), None where no label comes."""
+    events: Bodies = []
+    labels: Bodies = []
+    for number in range(int(minutes * a_minute)):
+        at = number * 60 / a_minute
+        chosen = number % 2 == 1
+        events.append({"inference_id": number, "model": "m", "timestamp": START + at, "features": {"a": number * 7 % 17},
+                       "prediction": {"label": "yes" if chosen else "no", "score": 0.9 if chosen else 0.1}})  # fmt: skip
+        after = delay(number, at)
+        if after is not None:
+            truth = chosen != wrong(number, at)
+            labels.append({"inference_id": number, "label": "yes" if truth else "no", "timestamp": START + at + after})
+    return events, sorted(labels, key=lambda body: body["timestamp"])
+
+
+def a_tenth(number: int, at: float) -> bool:
+    """Every tenth prediction is wrong, of both classes alike."""
+    del at
+    return number % 20 in (3, 14)
+
+
+def minute(us: int | None) -> float | None:
+    """Minutes since the story began."""
+    return None if us is None else (us / 1e6 - START) / 60
+
+
+def usual(number: int, at: float) -> float | None:
+    """Nine of ten are labelled, within half a minute."""
+    del at
+    return None if number % 10 == 7 else 5 + number * 13 % 25
+
+
+def test_labels_that_stop_are_one_incident_that_closes(begin: Callable[..., Story]) -> None:
+    """It opens within three minutes, says how many are missing since when, and closes when labels are back."""
+    story = begin()
+
+    def delay(number: int, at: float) -> float | None:
+        return None if 3600 <= at < 5400 else usual(number, at)
+
+    story.live(*traffic(150, delay=delay, wrong=a_tenth))
+    (incident,) = story.of(IncidentKind.LABELS_LATE)
+    assert minute(incident.onset_us) == 60
+    assert 60 < (minute(incident.opened_us) or 0) <= 63
+    assert 90 < (minute(incident.closed_us) or 0) <= 96
+    assert incident.severity == "critical" or incident.severity == "warning"
+    assert "labels are missing" in incident.summary
+    assert "since 2026" in incident.summary
+
+
+def test_an_objective_is_missed_on_ripe_cohorts(begin: Callable[..., Story]) -> None:
+    """A collapse is found within three fast cohorts once they are ripe, and is over when two are good again."""
+    story = begin(models={"m": {**CONFIG["models"]["m"], "objectives": {"accuracy": ">= 0.8"}}})
+
+    def wrong(number: int, at: float) -> bool:
+        return number % 2 == 0 if 3600 <= at < 5400 else a_tenth(number, at)
+
+    story.live(*traffic(150, delay=usual, wrong=wrong))
+    (incident,) = [i for i in story.of(IncidentKind.PERFORMANCE) if i.subjects[0].name == "accuracy"]
+    print(incident)
+    assert minute(incident.onset_us) == 60
+    assert not story.of(IncidentKind.LABELS_LATE)
