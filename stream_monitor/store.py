@@ -119,6 +119,7 @@ class Store:
             raise StateError(f"the state file {path} cannot be read: {error}") from error
         self._seen_counters: dict[tuple[str, str], int] = {}
         self._put: dict[tuple[str, str], bytes] = {}
+        self._dropped: set[tuple[str, str]] = set()
         self._connection.begin()
 
     # -- opening ---------------------------------------------------------------------------------
@@ -246,9 +247,11 @@ class Store:
     def put_states(self, kind: str, values: Mapping[str, bytes]) -> None:
         """Upsert states of one kind; written together with the next commit, or before the next reading of states."""
         self._put.update({(kind, key): value for key, value in values.items()})
+        self._dropped.difference_update((kind, key) for key in values)
 
     def _write_states(self) -> None:
         """Few upserts: each costs some ms, and a hundred versions have hundreds of states."""
+        self._drop_states()
         put, self._put = list(self._put.items()), {}
         ends = np.cumsum([len(value) for _, value in put]) // STATE_BYTES
         for part in np.unique(ends).tolist():
@@ -263,9 +266,27 @@ class Store:
             self._insert("states", incoming, replace=True)
 
     def drop_states(self, kind: str, keys: Sequence[str]) -> None:
-        if keys:
-            self._write_states()
-            self._connection.execute("delete from states where kind = ? and list_contains(?, key)", [kind, list(keys)])
+        """Forget states of one kind; carried out together with what was put."""
+        dropped = {(kind, key) for key in keys}
+        self._dropped |= dropped
+        self._put = {place: value for place, value in self._put.items() if place not in dropped}
+
+    def _drop_states(self) -> None:
+        """One statement for all: each scans the table, and a hundred versions forget a hundred times."""
+        if not self._dropped:
+            return
+        unwanted = pa.table(
+            {
+                "kind": pa.array([kind for kind, _ in self._dropped], pa.string()),
+                "key": pa.array([key for _, key in self._dropped], pa.string()),
+            }
+        )
+        self._dropped = set()
+        self._connection.register("unwanted", unwanted)
+        self._connection.execute(
+            "delete from states using unwanted where states.kind = unwanted.kind and states.key = unwanted.key"
+        )
+        self._connection.unregister("unwanted")
 
     def expire_windows(self, short_before_us: int, long_before_us: int) -> None:
         """Forget outcomes by window that began before a time; windows of a day and longer are kept longer.
@@ -274,7 +295,7 @@ class Store:
         """
         for comparison, before_us in (("<", short_before_us), (">=", long_before_us)):
             self._connection.execute(
-                "delete from states where kind in ('made', 'cohort', 'arrival') "
+                "delete from states where kind in ('made', 'cohort', 'arrival', 'predicted') "
                 "and cast(string_split(key, '/')[-1] as bigint) < ? "
                 f"and cast(string_split(key, '/')[-2] as bigint) {comparison} 86400",
                 [before_us],
