@@ -15,8 +15,9 @@ from stream_monitor.errors import InputError, UsageError
 from stream_monitor.judge.baseline import MAGIC, Baseline, Reading, build, is_baseline_file
 from stream_monitor.records import Binding, Inferences, ModelKey, RawBatch, Stream
 from stream_monitor.source.files import FileSource
-from stream_monitor.summarize.outcome import Joined, OutcomeProfile, class_probabilities, task_of
+from stream_monitor.summarize.outcome import Joined, OutcomeProfile, Task, class_probabilities, task_of
 from stream_monitor.summarize.rows import Rows, concat
+from stream_monitor.summarize.scores import MOST_CLASSES, ScoreProfile, of_texts
 
 DEFAULT_OUTCOME = "label"
 
@@ -96,6 +97,7 @@ class _Gathered:
         self.config = config
         self.rows: dict[ModelKey, list[Rows]] = defaultdict(list)
         self._outcomes: dict[ModelKey, OutcomeProfile] = {}
+        self._told: dict[ModelKey, list[tuple[pa.Array, pa.Array]]] = defaultdict(list)  # probabilities and truths
         self._newest: dict[ModelKey, int] = defaultdict(int)
 
     def add(self, columns: Inferences) -> None:
@@ -123,6 +125,8 @@ class _Gathered:
             task = task_of(model.task, is_numeric=bool(2 * numeric.sum() > len(held)))
             self._outcomes[key] = OutcomeProfile(task, model.positive_label)
         true, label = truth.take(pa.array(held)), columns.label.take(index)
+        if self._outcomes[key].task is Task.MULTICLASS:
+            self._told[key].append((columns.probabilities.take(index), true))
         of_truth, of_label, squares = class_probabilities(columns.probabilities.take(index), true, label)
         self._outcomes[key].add(
             Joined(
@@ -137,6 +141,17 @@ class _Gathered:
             )
         )
 
+    def _class_scores(self, key: ModelKey) -> bytes | None:
+        """What the rows gave each class, and whether it came true; None without probabilities or with too many classes."""
+        told, outcome = self._told.pop(key, []), self._outcomes.get(key)
+        classes = sorted({label for pair in outcome.pairs for label in pair}) if outcome else []
+        if len(classes) > MOST_CLASSES or not any(texts.null_count < len(texts) for texts, _ in told):
+            return None
+        held = ScoreProfile()
+        for texts, true in told:
+            held.add(of_texts(texts, true, classes))
+        return held.to_bytes()
+
     def build(self, key: ModelKey, source: str) -> Baseline:
         """The baseline of one (model, version)."""
         outcome = self._outcomes.get(key)
@@ -149,6 +164,7 @@ class _Gathered:
             created_us=self._newest[key],
             source=source,
             outcomes={} if outcome is None else {DEFAULT_OUTCOME: outcome.to_bytes()},
+            class_scores=self._class_scores(key),
         )
 
 

@@ -209,12 +209,14 @@ def baseline_show(
 def _baselines_of_file(file: Path, config: Config, rate: float | None) -> list[dict[str, Any]]:
     from stream_monitor.baselines import read_baselines
     from stream_monitor.budgets import of_baseline, shown
+    from stream_monitor.history import estimate_text
     from stream_monitor.judge.watch import ASSUMED_RATE
 
     found = []
     for baseline in read_baselines([file], config):
         spending = of_baseline(baseline, config, events_per_second=rate or ASSUMED_RATE)
-        found.append({**_baseline_json(baseline, features=True), "budget": shown(spending)})
+        estimate = estimate_text(baseline, config.model(baseline.model).positive_label)
+        found.append({**_baseline_json(baseline, features=True), "estimate": estimate, "budget": shown(spending)})
     return found
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from stream_monitor.config import Config, duration_text
+from stream_monitor.estimates import Estimates
 from stream_monitor.judge.baseline import Baseline
 from stream_monitor.names import Names
 from stream_monitor.outcomes import Outcomes
@@ -145,6 +146,7 @@ class Engine:
             self.versions[index] = Version.load(index, self)
         self._load_latest()
         self.outcomes = Outcomes.load(self)
+        self.estimates = Estimates(self)
         self.recent = RecentPredictions(config.duplicate_horizon * MICROSECONDS)
         self._forget_before = NO_TIME
         self._resume()
@@ -386,10 +388,15 @@ class Engine:
         time = columns.time_us[rows]
         segment = self._segments(columns.segment.take(index), version)
         arrival = self._arrival(time, before)
+        label, score = columns.label.take(index), columns.score[rows]
+        probabilities = columns.probabilities.take(index)
         for one in np.unique(version).tolist():
-            self.versions[one].open_segments(segment[version == one])
-            self.outcomes.note_predictions(one, segment[version == one], time[version == one])
-            self.outcomes.labels.note_predictions(one, time[version == one], arrival[version == one])
+            mine = version == one
+            self.versions[one].open_segments(segment[mine])
+            self.outcomes.note_predictions(one, segment[mine], time[mine])
+            self.outcomes.labels.note_predictions(one, time[mine], arrival[mine])
+            self.estimates.note_predictions(one, segment, time, mine, label=label, score=score,
+                                            probabilities=probabilities)  # fmt: skip
         self.truth.add_predictions(
             pa.table(
                 {
@@ -399,10 +406,10 @@ class Engine:
                     "segment": segment,
                     "time_us": time,
                     "arrival_us": arrival,
-                    "label": columns.label.take(index),
-                    "score": columns.score[rows],
+                    "label": label,
+                    "score": score,
                     "value": columns.value[rows],
-                    "probabilities": columns.probabilities.take(index),
+                    "probabilities": probabilities,
                 }
             )
         )
@@ -538,6 +545,7 @@ class Engine:
         for version in self.versions.values():
             version.save()
         self.outcomes.save()
+        self.estimates.save()
         self.names.save(self.store)
         self._put_incidents(changed)
         self.store.put_counters(self.counters)

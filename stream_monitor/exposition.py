@@ -15,6 +15,7 @@ import numpy as np
 from stream_monitor.budgets import worst_shifts
 from stream_monitor.config import duration_text
 from stream_monitor.engine import Engine
+from stream_monitor.judge.estimate import Estimate
 from stream_monitor.judge.performance import headlines, metrics
 from stream_monitor.machine import Machine
 from stream_monitor.publish.collector import Publisher
@@ -86,6 +87,7 @@ def snapshot(engine: Engine, service: Service) -> Snapshot:
             if line.baseline is not None and not line.is_whole:
                 _segment_scores(line, samples)
             _performance(engine, line, samples)
+            _estimates(engine, line, samples)
     histograms = {"label_delay_seconds": _delays(engine)}
     if service.checkpoints is not None:
         histograms["checkpoint_duration_seconds"] = [((), service.checkpoints)]
@@ -311,6 +313,36 @@ def _performance(engine: Engine, line: Line, samples: Samples) -> None:
         if reference is not None:
             for metric, found in headlines(reference):
                 samples["performance_baseline"].append(((*head, metric), found.value))
+
+
+def _estimates(engine: Engine, line: Line, samples: Samples) -> None:
+    """What is expected of the newest closed windows, whether or not their labels are there."""
+    head = (line.key.model, line.key.version)
+    for seconds in sorted(engine.config.windows)[:PUBLISHED_WINDOWS]:
+        newest = engine.estimates.recent(line, seconds)
+        for name, estimate in headlined({} if newest is None else newest[1]):
+            found, labels = estimate.metric(), (name, "estimated", duration_text(seconds))
+            if not line.is_whole:
+                samples["segment_performance"].append(((*head, _segment(line), *labels), found.value))
+                continue
+            samples["performance"].append(((*head, *labels), found.value))
+            samples["performance_lower"].append(((*head, *labels), found.lower))
+            samples["performance_upper"].append(((*head, *labels), found.upper))
+            samples["performance_samples"].append(((*head, *labels), found.samples))
+
+
+def headlined(found: Mapping[str, Estimate]) -> Iterator[tuple[str, Estimate]]:
+    """Estimates with series of their own: those of single classes are in the tables."""
+    return ((name, estimate) for name, estimate in found.items() if "[" not in name)
+
+
+def _usual_coverage(engine: Engine, line: Line, key: CohortKey, samples: Samples) -> None:
+    index = engine.names.version_index(ModelKey(line.key.model, line.key.version))
+    _, outcome, seconds, start_us = key
+    usual = float("nan") if index is None else usual_coverage(engine, index, outcome, seconds, start_us)
+    if not np.isnan(usual):
+        labels = (line.key.model, line.key.version, duration_text(seconds))
+        samples["label_coverage_expected_ratio"].append((labels, usual))
 
 
 def _matrix_window(engine: Engine) -> int:

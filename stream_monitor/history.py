@@ -16,6 +16,8 @@ import pyarrow as pa
 
 from stream_monitor.config import duration_text
 from stream_monitor.engine import Engine, time_text
+from stream_monitor.judge.baseline import Baseline
+from stream_monitor.judge.estimate import estimator_of
 from stream_monitor.names import Names
 from stream_monitor.publish.http import Filters
 from stream_monitor.records import MICROSECONDS, LineKey, Performance, Stream
@@ -23,6 +25,7 @@ from stream_monitor.store import SCORES
 from stream_monitor.summarize.outcome import OutcomeProfile
 from stream_monitor.summarize.profile import means
 from stream_monitor.summarize.protocol import MISSING, UNSEEN, WRONG_TYPE
+from stream_monitor.versions import Line
 
 Reader = duckdb.DuckDBPyConnection
 """A connection for another thread, to read what is committed."""
@@ -172,10 +175,17 @@ def baselines(engine: Engine) -> list[dict[str, Any]]:
             "created_at": time_text(version.baseline.created_us),
             "source": version.baseline.source,
             "outcomes": sorted(version.baseline.outcomes),
+            "estimate": estimate_text(version.baseline, version.model.positive_label),
         }
         for version in engine.versions.values()
         if version.baseline is not None
     ]
+
+
+def estimate_text(baseline: Baseline, positive_label: str | None) -> str:
+    """How performance is estimated by a baseline before labels come, or why it is not."""
+    found = estimator_of(baseline, positive_label)
+    return f"none: {found}" if isinstance(found, str) else found.method
 
 
 # -- tables --------------------------------------------------------------------------------------
@@ -213,7 +223,7 @@ def scores_table(engine: Engine) -> pa.Table:
 
 
 def performance_rows(engine: Engine) -> Iterator[Performance]:
-    """Every metric of every window that has labels, as it stands now."""
+    """Every metric of every window that has labels or an estimate, as it stands now."""
     engine.outcomes.save()
     for basis, kind in (("cohort", "cohort"), ("arrival", "arrival")):
         for text, body in engine.store.states(kind).items():
@@ -221,6 +231,7 @@ def performance_rows(engine: Engine) -> Iterator[Performance]:
             yield from engine.outcomes.performance(
                 (line, outcome, seconds, start), basis, OutcomeProfile.from_bytes(body)
             )
+    yield from engine.estimates.all_performance()
 
 
 def performance_table(engine: Engine) -> pa.Table:
@@ -248,15 +259,33 @@ def performance_table(engine: Engine) -> pa.Table:
 
 def recent_performance(engine: Engine) -> list[dict[str, Any]]:
     """The newest closed windows of every line and outcome, as JSON, for the API."""
-    found = []
+    found: list[dict[str, Any]] = []
     for version in engine.versions.values():
         for line in version.lines.values():
+            found += _recent_estimates(engine, line)
             for outcome, name in enumerate(engine.names.outcomes):
                 for seconds in engine.config.windows:
                     for key, basis, profile in engine.outcomes.recent(line, outcome, seconds, RECENT_WINDOWS):
                         rows = engine.outcomes.performance(key, basis, profile)
                         found += [{**performance_json(row), "outcome": name} for row in rows]
     return found
+
+
+def _recent_estimates(engine: Engine, line: Line) -> Iterator[dict[str, Any]]:
+    """The newest estimates of a line, each with what came of it."""
+    for seconds in engine.config.windows:
+        newest = engine.estimates.recent(line, seconds)
+        if newest is None:
+            continue
+        beside = engine.estimates.beside(line, newest[0])
+        for row in engine.estimates.performance(line, newest[0]):
+            told = beside[row.metric]
+            yield {
+                **performance_json(row),
+                "realised": _number(told.realised),
+                "realised_samples": told.labelled,
+                "outside_windows": told.outside_windows,
+            }
 
 
 def references(engine: Engine) -> dict[tuple[int, int], OutcomeProfile]:

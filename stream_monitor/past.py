@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from stream_monitor.config import duration_text
 from stream_monitor.engine import time_text
+from stream_monitor.estimates import KIND as PREDICTED
+from stream_monitor.estimates import rows_of
 from stream_monitor.history import Reader, performance_json
 from stream_monitor.judge.detail import detail
+from stream_monitor.judge.estimate import Estimator
 from stream_monitor.judge.performance import metrics
 from stream_monitor.names import Names
 from stream_monitor.publish.http import Filters
 from stream_monitor.records import MICROSECONDS, Json, LineKey, Performance
 from stream_monitor.summarize.outcome import OutcomeProfile
+from stream_monitor.summarize.scores import ScoreProfile
 
 References = Mapping[tuple[int, int], OutcomeProfile]
 """What a (line, outcome) is compared with: the baseline's truth, or the first labels."""
+
+Estimators = Mapping[int, tuple[Estimator, OutcomeProfile]]
+"""By line: what estimates are read with, and the baseline's truth."""
+
+_NO_ESTIMATORS: Estimators = MappingProxyType({})
 
 AT_ONCE = 50
 """Windows read together: each costs a scan of the states, and may be 100 kB."""
@@ -41,11 +53,20 @@ class Window:
         return min(self.profile.rows / self.made, 1.0) if self.made else float("nan")
 
 
-def performance(reader: Reader, names: Names, filters: Filters, references: References) -> list[Json]:
+def performance(
+    reader: Reader,
+    names: Names,
+    filters: Filters,
+    references: References,
+    *,
+    estimators: Estimators = _NO_ESTIMATORS,
+) -> list[Json]:
     """Rows of `performance.parquet`, the newest windows first."""
     rows: list[Json] = []
-    for window in windows(reader, names, filters, references):
-        rows += [performance_json(row) for row in _metrics(window) if filters.metric in (None, row.metric)]
+    realised = (list(_metrics(window)) for window in windows(reader, names, filters, references))
+    estimated = estimates(reader, names, filters, estimators)
+    for found in heapq.merge(estimated, (part for part in realised if part), key=_newest_first):
+        rows += [performance_json(row) for row in found if filters.metric in (None, row.metric)]
         if len(rows) >= filters.offset + filters.limit:
             break
     return rows[filters.offset : filters.offset + filters.limit]
@@ -61,12 +82,46 @@ def details(reader: Reader, names: Names, filters: Filters, references: Referenc
     return found[filters.offset :]
 
 
-def windows(reader: Reader, names: Names, filters: Filters, references: References) -> Iterator[Window]:
-    """The stored windows that are asked for, the newest first."""
-    lines = [
+def _newest_first(rows: list[Performance]) -> tuple[int, int]:
+    return -rows[0].window_start_us, rows[0].window_end_us
+
+
+def estimates(reader: Reader, names: Names, filters: Filters, estimators: Estimators) -> Iterator[list[Performance]]:
+    """What is expected of the stored windows that are asked for, the newest first."""
+    lines = [n for n in _lines(names, filters) if n in estimators]
+    if filters.basis not in (None, "estimated") or not lines:
+        return
+    for at in itertools.count(0, AT_ONCE):
+        found: list[tuple[int, int, int, bytes]] = reader.execute(
+            "with parts as (select value, try_cast(string_split(key, '/') as bigint[]) as part from states "
+            "where kind = ?) select part[1] as line, part[2] as seconds, part[3] as start_us, value from parts "
+            "where list_contains(?, part[1]) and (? is null or part[2] = ?) and (? is null or part[3] >= ?) "
+            f"and (? is null or part[3] < ?) order by start_us desc, seconds, line limit {AT_ONCE} offset {at}",
+            [PREDICTED, lines, *_twice(filters)],
+        ).fetchall()
+        for line, seconds, start, body in found:
+            estimator, reference = estimators[line]
+            expected = estimator.estimates(ScoreProfile.from_bytes(bytes(body)))
+            if expected:
+                yield rows_of(names.lines[line], seconds, start, expected, reference)
+        if len(found) < AT_ONCE:
+            return
+
+
+def _lines(names: Names, filters: Filters) -> list[int]:
+    return [
         n for n, line in enumerate(names.lines)
         if filters.model in (None, line.model) and filters.version in (None, line.version)
     ]  # fmt: skip
+
+
+def _twice(filters: Filters) -> list[int | None]:
+    """The parameters of `? is null or x = ?`."""
+    return [v for v in (filters.window_seconds, filters.since_us, filters.until_us) for _ in range(2)]
+
+
+def windows(reader: Reader, names: Names, filters: Filters, references: References) -> Iterator[Window]:
+    """The stored windows that are asked for, the newest first."""
     bases = ["cohort", "arrival"] if filters.basis is None else [filters.basis]
     keys: list[tuple[str, str, int, int, int, int]] = reader.execute(
         "with parts as (select kind, key, try_cast(string_split(key, '/') as bigint[]) as part from states "
@@ -74,9 +129,8 @@ def windows(reader: Reader, names: Names, filters: Filters, references: Referenc
         "select kind, key, part[1] as line, part[2] as outcome, part[3] as seconds, part[4] as start_us from parts "
         "where list_contains(?, part[1]) and (? is null or part[3] = ?) and (? is null or part[4] >= ?) "
         "and (? is null or part[4] < ?) order by start_us desc, seconds, line, outcome, kind desc",
-        [bases, lines, *(value for value in (filters.window_seconds, filters.since_us, filters.until_us)
-                         for _ in range(2))],
-    ).fetchall()  # fmt: skip
+        [bases, _lines(names, filters), *_twice(filters)],
+    ).fetchall()
     for at in range(0, len(keys), AT_ONCE):
         part = keys[at : at + AT_ONCE]
         bodies = _states(reader, bases, [key for _, key, *_ in part])

@@ -35,6 +35,7 @@ class Frozen:
     features: Sequence[Json] = ()
     performance: Sequence[Json] = ()
     references: past.References = field(default_factory=dict)
+    estimators: past.Estimators = field(default_factory=dict)
     baselines: Sequence[Json] = ()
     budgets: Sequence[budgets.Spending] = ()
     status: Json = field(default_factory=dict)
@@ -55,6 +56,7 @@ def freeze(engine: Engine, now_seconds: float) -> Frozen:
         features=features,
         performance=history.recent_performance(engine),
         references=history.references(engine),
+        estimators=engine.estimates.readers(),
         baselines=history.baselines(engine),
         budgets=[s for s in map(budgets.of_version, engine.versions.values()) if s is not None],
         status=status(engine),
@@ -146,7 +148,9 @@ class LiveView:
     def performance(self, filters: Filters) -> Sequence[Json]:
         if filters.since_us is not None or filters.until_us is not None:
             with self._reading() as reader:
-                return past.performance(reader, self._names, filters, self._frozen.references)
+                return past.performance(
+                    reader, self._names, filters, self._frozen.references, estimators=self._frozen.estimators
+                )
         rows = [
             r for r in self._frozen.performance
             if _is_of(r, filters)

@@ -43,6 +43,7 @@ class Baseline:
     `representatives` (F, MAIN): mean of each main bin, NaN where it is empty. `outcomes`: by outcome name, the
     stored form of an OutcomeProfile of the rows that carried their truth. `dependence`: of its rows in their order.
     `season`: their rhythm, where one was asked for; `season_dependence`: what is left once it is taken out.
+    `class_scores`: of several classes, the stored form of a ScoreProfile of the rows that carried their truth.
     """
 
     model: str
@@ -57,6 +58,7 @@ class Baseline:
     dependence: Dependence = field(default_factory=Dependence)
     season: Season | None = None
     season_dependence: Dependence = field(default_factory=Dependence)
+    class_scores: bytes | None = None
 
     @property
     def id(self) -> str:
@@ -95,10 +97,13 @@ class Baseline:
             "dependence": self.dependence.to_json(),
             "season_dependence": self.season_dependence.to_json(),
             "has_season": self.season is not None,
+            "has_class_scores": self.class_scores is not None,
         }
         parts = [json.dumps(head).encode(), self.profile.to_bytes(), self.representatives.astype("<f8").tobytes()]
         if self.season is not None:
             parts.append(self.season.to_bytes())
+        if self.class_scores is not None:
+            parts.append(self.class_scores)
         for name, body in self.outcomes.items():
             parts += [name.encode(), body]
         framed = b"".join(struct.pack("<I", len(part)) + part for part in parts)
@@ -118,10 +123,12 @@ class Baseline:
             head: dict[str, Any] = json.loads(parts[0])
             schema = Schema.from_json(head.pop("schema"))
             season = Season.from_bytes(parts.pop(3)) if head.pop("has_season", False) else None
+            class_scores = parts.pop(3) if head.pop("has_class_scores", False) else None
             return cls(
                 schema=schema,
                 dependence=_dependence(head.pop("dependence", None)),
                 season=season,
+                class_scores=class_scores,
                 season_dependence=_dependence(head.pop("season_dependence", None)),
                 profile=Profile.from_bytes(schema, parts[1]),
                 representatives=np.frombuffer(parts[2], "<f8").reshape(len(schema), MAIN).copy(),
@@ -142,6 +149,7 @@ def build(
     created_us: int,
     source: str,
     outcomes: Mapping[str, bytes] | None = None,
+    class_scores: bytes | None = None,
 ) -> Baseline:
     """Learn bins from rows and fold the rows on them. Raises InputError without rows."""
     if not len(rows):
@@ -173,6 +181,7 @@ def build(
         dependence=Dependence.of(ranks, ranked[order]),
         season=season,
         season_dependence=rest,
+        class_scores=class_scores,
     )
 
 

@@ -11,12 +11,13 @@ ROC area and .004 of the other, those of .0001 around .6 a tenth of both.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from stream_monitor.judge.metric import Metric, on_logit, proportion, undefined
-from stream_monitor.records import Flags, Floats
+from stream_monitor.records import Flags, Floats, Ints
 from stream_monitor.summarize.histogram import Histogram
 
 
@@ -36,10 +37,23 @@ class Ranks:
         weights = [np.where(keys & 1 == truth, counts, 0).astype(np.float64) for truth in (1, 0)]
         positive, negative = (np.bincount(place, weights=weight, minlength=len(bins)) for weight in weights)
         # Below a half bins end at -2, from there on they begin at 1.
-        place = bins - 2 * (bins > 0)
-        inner = np.zeros(len(bins), dtype=np.bool_)
+        return cls.of_cells(bins - 2 * (bins > 0), positive.astype(np.float64), negative.astype(np.float64))
+
+    @classmethod
+    def of_cells(cls, place: Ints, positive: Floats, negative: Floats) -> Ranks:
+        """Of rows, or of expected ones, by bins in ascending places; those side by side are one apart."""
+        inner = np.zeros(len(place), dtype=np.bool_)
         inner[1:-1] = place[2:] - place[:-2] == 2
-        return cls(positive.astype(np.float64), negative.astype(np.float64), inner)
+        return cls(positive, negative, inner)
+
+    def area(self) -> float:
+        """The area under the ROC curve; NaN without rows of both kinds."""
+        p, q = float(self.positive.sum()), float(self.negative.sum())
+        if p == 0 or q == 0:
+            return math.nan
+        below = (np.cumsum(self.negative) - self.negative / 2) / q
+        area = float((self.positive * below).sum() / p) + self._within_bins() / (p * q)
+        return min(max(area, 0.0), 1.0)
 
     def auc(self) -> Metric:
         """Area under the ROC curve: P(score of a positive > score of a negative), ties half.
@@ -52,8 +66,7 @@ class Ranks:
             return undefined(0.5)
         below = (np.cumsum(self.negative) - self.negative / 2) / q  # for a positive in this bin
         above = (np.cumsum(self.positive[::-1])[::-1] - self.positive / 2) / p  # for a negative in this bin
-        area = float((self.positive * below).sum() / p) + self._within_bins() / (p * q)
-        area = min(max(area, 0.0), 1.0)
+        area = self.area()
         variance = _variance_of_mean(below, self.positive) + _variance_of_mean(above, self.negative)
         if variance == 0:
             fewer = int(min(p, q))

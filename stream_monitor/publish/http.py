@@ -258,7 +258,11 @@ is never, within twice the longest window. Those in `below_minimum_effect` are n
 
 PERFORMANCE = """Without `since` and `until`: the newest closed window with labels, of each length and basis. With one of
 them: every window kept that starts in between, the newest first; `window=7d&metric=mae&since=2026-01-01` is the line of
-the weekly error, and the window under way is in it. A restated cohort stands as it is now."""
+the weekly error, and the window under way is in it. A restated cohort stands as it is now. Rows of basis `estimated` are
+what calibrated scores lead to expect of all predictions of a window before their labels come; without a period they also say
+what came of it: `realised` by the cohort, of `realised_samples` labels, and `outside_windows`, of how many labelled
+windows in a row the realised figure lies above (+) or below (-) the estimate's interval: of three or more, the relation
+of scores and truth has changed."""
 
 PERFORMANCE_DETAILS = """One object for each window, the newest first. Classes: `confusion_matrix` (rows by truth and
 prediction; binary: 1 is the positive label), `reliability` (what came true of each tenth of the confidences, now and in

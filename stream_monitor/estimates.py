@@ -1,0 +1,374 @@
+"""Estimated performance, before labels come: what the predictions of each window say of themselves, and what to expect.
+
+Every prediction is counted, late ones too, in the windows of its own time: the rows a cohort's labels are a part of. The
+estimate of a window is read by the calibration of the baseline that is in use: after a promotion it is another.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stream_monitor.config import duration_text
+from stream_monitor.judge.baseline import Baseline
+from stream_monitor.judge.estimate import OUTCOME, Estimate, Estimator, estimator_of, is_outside
+from stream_monitor.judge.metric import Metric
+from stream_monitor.judge.performance import metrics
+from stream_monitor.publish.log import fields
+from stream_monitor.records import (
+    MICROSECONDS,
+    Codes,
+    Flags,
+    Floats,
+    Ints,
+    LineKey,
+    ModelKey,
+    Performance,
+    window_start,
+    window_starts,
+)
+from stream_monitor.summarize.outcome import DECISION, OutcomeProfile, Task
+from stream_monitor.summarize.scores import ClassProbabilities, ScoreProfile, add_by_place, of_scores, of_texts
+
+if TYPE_CHECKING:
+    from stream_monitor.engine import Engine
+    from stream_monitor.versions import Line, Version
+
+log = logging.getLogger(__name__)
+
+KIND = "predicted"
+"""Of the states that hold the profiles, by line, window length and start."""
+
+PENDING_ROWS = 16_384
+"""Rows that wait to be counted together: a round costs some 50 µs for each line, window length and class."""
+
+CACHED_WINDOWS = 1_000
+"""Profiles kept in memory; 2 to 10 kB each."""
+
+COMPARED_WINDOWS = 8
+"""Windows over which a departure of the realised figures is followed."""
+
+FEWEST_COMPARED = 30
+"""Labelled rows of a window below which its realised figures are not compared."""
+
+WindowKey = tuple[int, int, int]  # line, window seconds, start_us
+
+
+_Labelled = tuple[WindowKey, Mapping[str, Estimate], Mapping[str, Metric]]
+"""A window with labels: what was expected, and what they show."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What came of an estimate. `realised`: the cohort's figure, None before labels; `labelled`: of so many rows.
+
+    `outside_windows`: of how many windows in a row, up to the newest with labels, the realised figure lies above (+) or
+    below (-) the estimate's interval: by chance of one in 40, of three hardly ever.
+    """
+
+    realised: float | None
+    labelled: int
+    outside_windows: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What a baseline allows: its estimator and its own truth, or neither."""
+
+    baseline: Baseline
+    estimator: Estimator | None
+    reference: OutcomeProfile | None
+
+
+@dataclass(slots=True)
+class _Pending:
+    """Rows of one version that are not counted yet."""
+
+    estimator: Estimator
+    rows: int = 0
+    segment: list[Ints | Codes] = field(default_factory=list)
+    time_us: list[Ints] = field(default_factory=list)
+    label: list[pa.Array] = field(default_factory=list)
+    score: list[Floats] = field(default_factory=list)
+    probabilities: list[pa.Array] = field(default_factory=list)
+
+    def said(self) -> ClassProbabilities:
+        """What the rows gave each class of the estimator, marked where they predict it."""
+        label = pa.concat_arrays(self.label)
+        if self.estimator.task is Task.MULTICLASS:
+            return of_texts(pa.concat_arrays(self.probabilities), label, tuple(self.estimator.classes))
+        score = np.concatenate(self.score)
+        chosen = score >= DECISION
+        if label.null_count < len(label):
+            wanted = pa.array([self.estimator.positive_label], pa.string())[0]
+            positive = np.asarray(pc.fill_null(pc.equal(label, wanted), pa.scalar(False)))
+            chosen = np.where(np.asarray(pc.is_valid(label)), positive, chosen)
+        return of_scores(score, chosen)
+
+
+class Estimates:
+    """The predictions of all lines by window, and their estimates."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._windows: dict[WindowKey, ScoreProfile] = {}
+        self._dirty: set[WindowKey] = set()
+        self._pending: dict[int, _Pending] = {}
+        self._readings: dict[int, _Reading] = {}
+        self._found: dict[WindowKey, dict[str, Estimate]] = {}
+        self._beside: dict[tuple[int, int], tuple[list[object], dict[str, Beside]]] = {}
+
+    # -- predictions made ------------------------------------------------------------------------
+
+    def note_predictions(
+        self,
+        version: int,
+        segment: Ints | Codes,
+        time_us: Ints,
+        mine: Flags,
+        *,
+        label: pa.Array,
+        score: Floats,
+        probabilities: pa.Array,
+    ) -> None:
+        """Count those of the predictions (n,) that are `mine`, of a version, if its baseline allows an estimate."""
+        estimator = self.estimator(self.engine.versions[version])
+        if estimator is None:
+            return
+        if not mine.all():
+            chosen = pa.array(mine)
+            label, probabilities = label.filter(chosen), probabilities.filter(chosen)
+            segment, time_us, score = segment[mine], time_us[mine], score[mine]
+        held = self._pending.setdefault(version, _Pending(estimator))
+        held.segment.append(segment)
+        held.time_us.append(time_us)
+        held.label.append(label)
+        if estimator.task is Task.MULTICLASS:
+            held.probabilities.append(probabilities)
+        else:
+            held.score.append(score)
+        held.rows += len(time_us)
+        if held.rows >= PENDING_ROWS:
+            self._count(version)
+
+    def estimator(self, version: Version) -> Estimator | None:
+        """The estimator of the baseline in use, if it allows one."""
+        held = self._reading(version)
+        return None if held is None else held.estimator
+
+    def _reading(self, version: Version) -> _Reading | None:
+        """Of the baseline in use; why it allows no estimate is said once for each baseline."""
+        if version.baseline is None:
+            return None
+        held = self._readings.get(version.index)
+        if held is None or held.baseline is not version.baseline:
+            self._count(version.index)
+            self._found.clear()
+            found = estimator_of(version.baseline, version.model.positive_label)
+            if isinstance(found, str):
+                log.info(
+                    "no_performance_estimate",
+                    extra=fields(model=version.key.model, version=version.key.version,
+                                 baseline=version.baseline.id, reason=found),
+                )  # fmt: skip
+                held = _Reading(version.baseline, None, None)
+            else:
+                reference = OutcomeProfile.from_bytes(version.baseline.outcomes[OUTCOME])
+                held = _Reading(version.baseline, found, reference)
+            self._readings[version.index] = held
+        return held
+
+    def _count(self, version: int) -> None:
+        """Take what is pending into the windows."""
+        held = self._pending.pop(version, None)
+        if held is None:
+            return
+        segment, time_us = np.concatenate(held.segment).astype(np.int64), np.concatenate(held.time_us)
+        said = held.said()
+        for line, row in self.engine.outcomes.lines(version, segment):
+            part, times = (said, time_us) if len(row) == len(time_us) else (said.take(row), time_us[row])
+            for seconds in self.engine.config.windows:
+                self._add(line.number, seconds, times, part)
+
+    def _add(self, line: int, seconds: int, time_us: Ints, part: ClassProbabilities) -> None:
+        first, last = (window_start(int(t), seconds) for t in (time_us.min(), time_us.max()))
+        starts, place = np.array([first]), None
+        if first != last:
+            starts, place = np.unique(window_starts(time_us, seconds), return_inverse=True)
+        keys = [(line, seconds, start) for start in starts.tolist()]
+        self._fetch(keys)
+        add_by_place([self._windows[key] for key in keys], part, place)
+        self._dirty.update(keys)
+        for key in keys:
+            self._found.pop(key, None)
+
+    def _fetch(self, keys: Iterable[WindowKey]) -> None:
+        """Have these profiles at hand."""
+        missing = {"/".join(map(str, key)): key for key in keys if key not in self._windows}
+        found = self.engine.store.some_states(KIND, list(missing))
+        self._windows |= {
+            key: ScoreProfile.from_bytes(found[text]) if text in found else ScoreProfile()
+            for text, key in missing.items()
+        }
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def estimates(self, line: Line, key: WindowKey) -> dict[str, Estimate]:
+        """The estimates of one window of a line; none where nothing can be told."""
+        version = self._version(line.key)
+        estimator = self.estimator(version)
+        self._count(version.index)
+        if estimator is None:
+            return {}
+        if key not in self._found:
+            self._fetch([key])
+            self._found[key] = estimator.estimates(self._windows[key])
+        return self._found[key]
+
+    def recent(self, line: Line, seconds: int) -> tuple[WindowKey, dict[str, Estimate]] | None:
+        """The newest closed window of a line with an estimate, among the last few."""
+        for key in self._closed(line, seconds):
+            found = self.estimates(line, key)
+            if found:
+                return key, found
+        return None
+
+    def beside(self, line: Line, key: WindowKey) -> dict[str, Beside]:
+        """What came of each estimate of a window, and how the newest labelled windows around it fared."""
+        labelled: list[_Labelled] = [
+            (k, self.estimates(line, k), metrics(cohort))
+            for k in self._closed(line, key[1])
+            if (cohort := self._cohort(k)) is not None and self.estimates(line, k)
+        ]
+        # Both are made anew whenever the rows behind them change: the same objects say the same.
+        seen: list[object] = [self.estimates(line, key), *(part for _, *parts in labelled for part in parts)]
+        held = self._beside.get((line.number, key[1]))
+        if held is None or len(held[0]) != len(seen) or any(a is not b for a, b in zip(held[0], seen, strict=True)):
+            found = {name: _fared(key, name, labelled) for name in self.estimates(line, key)}
+            held = self._beside[(line.number, key[1])] = (seen, found)
+        return held[1]
+
+    def _cohort(self, key: WindowKey) -> OutcomeProfile | None:
+        """The labelled predictions of a window, None where they are too few to be compared."""
+        if OUTCOME not in self.engine.names.outcomes:
+            return None
+        line, seconds, start = key
+        cohort = self.engine.outcomes.cohort((line, self.engine.names.outcomes.index(OUTCOME), seconds, start))
+        return cohort if cohort is not None and cohort.rows >= FEWEST_COMPARED else None
+
+    def _closed(self, line: Line, seconds: int) -> list[WindowKey]:
+        """The last closed windows, the newest first."""
+        if self.engine.sealed_us is None:
+            return []
+        newest, span = window_start(self.engine.sealed_us, seconds), seconds * MICROSECONDS
+        return [(line.number, seconds, newest - k * span) for k in range(1, COMPARED_WINDOWS + 1)]
+
+    def _version(self, key: LineKey) -> Version:
+        index = self.engine.names.version_index(ModelKey(key.model, key.version))
+        assert index is not None
+        return self.engine.versions[index]
+
+    def performance(self, line: Line, key: WindowKey) -> list[Performance]:
+        """The estimates of one window as rows."""
+        reference = self._reference(line)
+        return rows_of(line.key, key[1], key[2], self.estimates(line, key), reference)
+
+    def _reference(self, line: Line) -> OutcomeProfile | None:
+        """The baseline's own truth, which stands beside estimates whether or not a label has come yet."""
+        held = self._reading(self._version(line.key))
+        return None if held is None else held.reference
+
+    def all_performance(self) -> Iterator[Performance]:
+        """The estimates of every window that is kept."""
+        self.save()
+        lines = {line.number: line for version in self.engine.versions.values() for line in version.lines.values()}
+        references = {number: self._reference(line) for number, line in lines.items()}
+        for text, body in self.engine.store.states(KIND).items():
+            number, seconds, start = (int(part) for part in text.split("/"))
+            line = lines[number]
+            estimator = self.estimator(self._version(line.key))
+            if estimator is not None:
+                found = estimator.estimates(ScoreProfile.from_bytes(body))
+                yield from rows_of(line.key, seconds, start, found, references[number])
+
+    def readers(self) -> dict[int, tuple[Estimator, OutcomeProfile]]:
+        """By line: what another thread reads stored windows with, and the baseline's truth. Neither changes."""
+        found: dict[int, tuple[Estimator, OutcomeProfile]] = {}
+        for version in self.engine.versions.values():
+            held = self._reading(version)
+            if held is not None and held.estimator is not None and held.reference is not None:
+                found |= {line.number: (held.estimator, held.reference) for line in version.lines.values()}
+        return found
+
+    # -- the store -------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write what changed since the last checkpoint."""
+        for version in list(self._pending):
+            self._count(version)
+        self.engine.store.put_states(
+            KIND, {"/".join(map(str, key)): self._windows[key].to_bytes() for key in sorted(self._dirty)}
+        )
+        self._dirty = set()
+        if len(self._windows) > CACHED_WINDOWS:
+            self._windows = {}
+        if len(self._found) > CACHED_WINDOWS:
+            self._found = {}
+
+
+def rows_of(
+    line: LineKey, seconds: int, start_us: int, found: Mapping[str, Estimate], reference: OutcomeProfile | None
+) -> list[Performance]:
+    """Estimates as rows of `performance.parquet`. No label is in them: their coverage is 0."""
+    base = {} if reference is None else metrics(reference)
+    rows = []
+    for name, estimate in found.items():
+        metric = estimate.metric()
+        rows.append(
+            Performance(
+                line=line,
+                outcome=OUTCOME,
+                basis="estimated",
+                window=duration_text(seconds),
+                window_start_us=start_us,
+                window_end_us=start_us + seconds * MICROSECONDS,
+                metric=name,
+                value=metric.value,
+                lower=metric.lower,
+                upper=metric.upper,
+                samples=metric.samples,
+                coverage=0.0,
+                baseline_value=base[name].value if name in base else float("nan"),
+                best_constant=metric.best_constant,
+            )
+        )
+    return rows
+
+
+def _fared(key: WindowKey, name: str, labelled: Sequence[_Labelled]) -> Beside:
+    sides = (_side(expected.get(name), found.get(name)) for _, expected, found in labelled)
+    realised = next((found.get(name) for k, _, found in labelled if k == key), None)
+    run = _run(sides)
+    return Beside(None, 0, run) if realised is None else Beside(realised.value, realised.samples, run)
+
+
+def _side(estimate: Estimate | None, realised: Metric | None) -> int:
+    if estimate is None or realised is None:
+        return 0
+    return is_outside(estimate.metric(realised.samples), realised.value)
+
+
+def _run(sides: Iterable[int]) -> int:
+    """How many in a row, from the first on, lie on one side; its sign is the side."""
+    found = 0
+    for side in sides:
+        if side == 0 or side * found < 0:
+            break
+        found += side
+    return found
