@@ -257,11 +257,6 @@ class DriftConfig(_Part):
     )
 
     @property
-    def error_detectors(self) -> tuple[str, ...]:
-        """What watches the errors of joined labels: river's detectors, those of `detectors` where it names some."""
-        return self.detectors or ("adwin", "page_hinkley")
-
-    @property
     def budget(self) -> FalseAlarms:
         """`false_alarms`, read."""
         return false_alarms(self.false_alarms)

@@ -1,7 +1,7 @@
 """Model quality from joined labels: by prediction cohort, by arrival, and what the errors say of the concept.
 
 A cohort is restated whenever a label for it comes. What arrives is folded when its pane seals, in the order of
-(time, id), feeds the error detectors and is judged window by window.
+(time, id), and watched truth by truth (`judge.concept`): that opens incidents. Its windows size what was found.
 """
 
 from __future__ import annotations
@@ -10,24 +10,26 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from stream_monitor.config import duration_text
-from stream_monitor.judge.calibrate import Budget
+from stream_monitor.judge.calibrate import LABELS_SHARE, Budget
+from stream_monitor.judge.concept import Concept, Turn
 from stream_monitor.judge.detectors import DetectorBank
 from stream_monitor.judge.performance import (
-    error_moments,
     error_shift,
     metrics,
     score_errors,
     standardised_errors,
 )
+from stream_monitor.judge.relation import Relation
 from stream_monitor.judge.verdicts import Span
 from stream_monitor.judge.wording import describe_errors
+from stream_monitor.judge.wording import name as name_of
 from stream_monitor.labels import LabelArrival
 from stream_monitor.objectives import Objectives
 from stream_monitor.publish.log import fields
@@ -42,6 +44,7 @@ from stream_monitor.records import (
     Performance,
     Score,
     Severity,
+    Verdict,
     window_start,
     window_starts,
 )
@@ -73,18 +76,16 @@ USUAL_ERRORS = 2_048
 """Over how many errors the fading means go that tell which way errors moved. A shift of a quarter of a standard deviation,
 the least that detectors find soon, is 2.8 deviations of the first; the second still knows what was before it."""
 
-ONSET_WINDOWS = 2_000
-"""Cohorts looked through for the onset of a concept drift: three weeks of 15 minutes."""
+INPUTS = (IncidentKind.DATA_DRIFT, IncidentKind.PREDICTION_DRIFT, IncidentKind.DATA_QUALITY)
+BROKEN = str(IncidentKind.DATA_QUALITY)
 
 
 @dataclass(slots=True)
 class _Window:
-    """What arrived in one window: its start, the profile, and the range of the prediction times in it."""
+    """What arrived in one window: its start and the profile."""
 
     start_us: int
     profile: OutcomeProfile
-    first_us: int
-    last_us: int
 
 
 @dataclass(slots=True)
@@ -100,6 +101,9 @@ class _Arrivals:
     recent: float = 0.0  # fading means of the standardised errors; the reference's is 0
     usual: float = 0.0
     newest_us: int = NO_TIME  # when the last truth came
+    first_us: int = NO_TIME  # and the first
+    concept: Concept | None = None  # made when a truth comes that can be judged
+    stored_concept: bytes | None = None  # as the state file has it
 
     def detect_anew(self, detectors: DetectorBank) -> None:
         """The reference is another, and so are the units of what was known of the errors."""
@@ -119,14 +123,13 @@ class _Arrivals:
         body = {
             "task": str(self.task),
             "positive_label": self.positive_label,
-            "open": {
-                str(s): [w.start_us, w.profile.to_bytes().hex(), w.first_us, w.last_us] for s, w in self.open.items()
-            },
+            "open": {str(s): [w.start_us, w.profile.to_bytes().hex()] for s, w in self.open.items()},
             "reference": None if self.reference is None else self.reference.to_bytes().hex(),
             "learnt": self.learnt.to_bytes().hex(),
             "detectors": self.detectors.to_bytes().hex(),
             "means": [self.recent, self.usual],
             "newest_us": self.newest_us,
+            "first_us": self.first_us,
         }
         return json.dumps(body).encode()
 
@@ -139,8 +142,8 @@ class _Arrivals:
             Task(body["task"]),
             body["positive_label"],
             {
-                int(s): _Window(start, OutcomeProfile.from_bytes(bytes.fromhex(profile)), first, last)
-                for s, (start, profile, first, last) in body["open"].items()
+                int(s): _Window(start, OutcomeProfile.from_bytes(bytes.fromhex(profile)))
+                for s, (start, profile, *_) in body["open"].items()
             },
             None if reference is None else OutcomeProfile.from_bytes(bytes.fromhex(reference)),
             OutcomeProfile.from_bytes(bytes.fromhex(body["learnt"])),
@@ -148,7 +151,25 @@ class _Arrivals:
             recent,
             usual,
             body.get("newest_us", NO_TIME),
+            body.get("first_us", body.get("newest_us", NO_TIME)),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrived:
+    """Joined truths of one line and outcome in the order of their arrival."""
+
+    joined: Joined
+    made_us: Ints  # when they were predicted
+    time_us: Ints  # and when they arrived
+    segment: Ints
+
+    def __len__(self) -> int:
+        return len(self.time_us)
+
+    def take(self, row: Ints) -> _Arrived:
+        """Some of the rows, in this order."""
+        return _Arrived(self.joined.take(row), self.made_us[row], self.time_us[row], self.segment[row])
 
 
 CohortKey = tuple[int, int, int, int]  # line, outcome, window seconds, start_us
@@ -183,6 +204,9 @@ class Outcomes:
         for key, body in store.states("arrivals").items():
             line, outcome = key.split("/")
             outcomes._arrivals[(int(line), int(outcome))] = _Arrivals.from_bytes(body)
+        for key, body in store.states("concept").items():
+            line, outcome = key.split("/")
+            outcomes._arrivals[(int(line), int(outcome))].stored_concept = body
         for key, body in store.newest_windows("arrival").items():
             number, which, seconds, start = (int(part) for part in key.split("/"))
             if seconds in engine.config.windows:
@@ -313,7 +337,7 @@ class Outcomes:
             {},
             self._reference(line, outcome, task),
             empty,
-            DetectorBank(1, makes=self.engine.config.drift.error_detectors),
+            DetectorBank(1, makes=self.engine.config.drift.detectors),
         )
 
     def rebase(self, line: Line) -> None:
@@ -326,7 +350,9 @@ class Outcomes:
         for (number, outcome), held in self._arrivals.items():
             if number == line.number:
                 held.reference = self._reference(line, outcome, held.task) or held.reference
-                held.detect_anew(DetectorBank(1, makes=self.engine.config.drift.error_detectors))
+                held.concept = held.stored_concept = None
+                self.engine.store.drop_states("concept", [f"{number}/{outcome}"])
+                held.detect_anew(DetectorBank(1, makes=self.engine.config.drift.detectors))
                 self._dirty_arrivals.add((number, outcome))
 
     def _reference(self, line: Line, outcome: int, task: Task) -> OutcomeProfile | None:
@@ -358,6 +384,10 @@ class Outcomes:
         touched: set[tuple[int, int]] = set()
         for version, outcome, part in _groups(ordered):
             self._task(version, outcome, part)
+            held = self._arrivals[(self.engine.versions[version].whole().number, outcome)]
+            if held.first_us == NO_TIME:
+                held.first_us = int(part["joined_us"][0].as_py())
+        for version, outcome, part in _groups(ordered):
             for line, row in self.lines(version, part["segment"].to_numpy()):
                 self._arrive(line, outcome, part.take(pa.array(row)), until_us, changed)
                 touched.add((line.number, outcome))
@@ -394,7 +424,7 @@ class Outcomes:
             self._arrivals[(line.number, outcome)] = held
         self._dirty_arrivals.add((line.number, outcome))
         joined, time_us = _joined(rows, held.task), rows["joined_us"].to_numpy()
-        made_us = rows["time_us"].to_numpy()
+        made_us, segment = rows["time_us"].to_numpy(), rows["segment"].to_numpy()
         silent = np.diff(time_us, prepend=time_us[:1]) >= line.book.quiet_seconds * MICROSECONDS
         ends = np.unique(
             np.concatenate(
@@ -406,8 +436,8 @@ class Outcomes:
         for end_us, stop in zip(ends.tolist(), cuts.tolist(), strict=True):
             if stop > start:
                 self._close(line, outcome, int(time_us[start]), changed)
-                part = joined.take(np.arange(start, stop))
-                self._fold(line, held, part, time_us[start:stop], made_us[start:stop], changed)
+                part = _Arrived(joined, made_us, time_us, segment).take(np.arange(start, stop))
+                self._fold(line, outcome, held, part, changed)
                 start = stop
             if end_us <= until_us:
                 self._close(line, outcome, end_us, changed)
@@ -418,34 +448,121 @@ class Outcomes:
         assert index is not None
         return index
 
-    def _fold(
-        self, line: Line, held: _Arrivals, joined: Joined, time_us: Ints, made_us: Ints, changed: dict[str, Incident]
-    ) -> None:
-        """Rows that cross no window's end; `made_us` are the times of their predictions."""
+    def _fold(self, line: Line, outcome: int, held: _Arrivals, part: _Arrived, changed: dict[str, Incident]) -> None:
+        """Rows that cross no window's end."""
         if line.is_whole:
-            self._close_silent(line, int(time_us[0]), changed)
-        held.newest_us = int(time_us[-1])
-        low, high = int(made_us.min()), int(made_us.max())
-        part = OutcomeProfile(held.task, held.positive_label)
-        part.add(joined)
+            self._close_silent(line, int(part.time_us[0]), changed)
+        held.newest_us = int(part.time_us[-1])
+        profile = OutcomeProfile(held.task, held.positive_label)
+        profile.add(part.joined)
         for seconds in self.engine.config.windows:
             window = held.open.get(seconds)
             if window is None:
-                start = window_start(int(time_us[0]), seconds)
-                window = held.open[seconds] = _Window(start, OutcomeProfile(held.task, held.positive_label), low, high)
-            window.profile.absorb(part)
-            window.first_us, window.last_us = min(window.first_us, low), max(window.last_us, high)
+                start = window_start(int(part.time_us[0]), seconds)
+                window = held.open[seconds] = _Window(start, OutcomeProfile(held.task, held.positive_label))
+            window.profile.absorb(profile)
         if not line.is_whole:
             return
         if held.reference is None:
             wanted = LEARN_LABELS - held.learnt.rows - held.learnt.unusable
-            held.learnt.add(joined.take(np.arange(min(wanted, len(joined)))))
+            held.learnt.add(part.joined.take(np.arange(min(wanted, len(part)))))
             if held.learnt.rows + held.learnt.unusable >= LEARN_LABELS:
                 held.reference = held.learnt
-            rest = np.arange(min(wanted, len(joined)), len(joined))
-            joined, time_us, made_us = joined.take(rest), time_us[rest], made_us[rest]
-        if held.reference is not None and held.reference.rows and len(joined):
-            self._detect(line, held, joined, time_us, made_us, changed)
+            part = part.take(np.arange(min(wanted, len(part)), len(part)))
+        if held.reference is not None and held.reference.rows and len(part):
+            self._watch(line, outcome, held, part, changed)
+            if self.engine.config.drift.detectors:
+                self._detect(line, held, part.joined, part.time_us, part.made_us, changed)
+
+    # -- concept ---------------------------------------------------------------------------------
+
+    def _concept(self, line: Line, held: _Arrivals, at_us: int) -> Concept | None:
+        """The watch over the truths of an outcome; None where the reference has too few."""
+        if held.concept is not None or held.reference is None:
+            return held.concept
+        relation = Relation.of(held.reference)
+        if relation is None:
+            return None
+        drift = self.engine.config.drift
+        share = self._share_at(line, at_us)
+        held.concept = Concept(relation, Budget.parse(drift.false_alarms), share, drift.minimum_effect)
+        if held.stored_concept is not None and not held.concept.restore(held.stored_concept):
+            log.warning("charts_of_errors_begin_anew", extra=fields(model=line.key.model, version=line.key.version))
+            line.book.reconcile(set(), of_labels=True)
+        held.stored_concept = None
+        return held.concept
+
+    def _share_at(self, line: Line, at_us: int) -> float:
+        """Its part of the budget: a fifth is for what labels show, in equal parts for the outcomes known by then."""
+        firsts = [held.first_us for (number, _), held in self._arrivals.items() if number == line.number]
+        return LABELS_SHARE / max(sum(NO_TIME < first <= at_us for first in firsts), 1)
+
+    def _watch(self, line: Line, outcome: int, held: _Arrivals, part: _Arrived, changed: dict[str, Incident]) -> None:
+        concept = self._concept(line, held, int(part.time_us[0]))
+        if concept is None:
+            return
+        segments = self.engine.names.segments
+        names = {
+            code: [f"{key} is {value}" for key, value in segments[code]] for code in np.unique(part.segment).tolist()
+        }
+        turns = concept.update(
+            part.joined,
+            part.made_us,
+            part.time_us,
+            part.segment,
+            names=names,
+            share_at=lambda t: self._share_at(line, t),
+        )
+        for turn in turns:
+            noted = self._tell(line, outcome, held, turn)
+            self.engine.count_opened(noted, now_us=turn.time_us)
+            changed.update({incident.id: incident for incident in noted})
+
+    def _tell(self, line: Line, outcome: int, held: _Arrivals, turn: Turn) -> list[Incident]:
+        """Bring what the watch found to the book."""
+        assert held.concept is not None
+        name = self._called(outcome, turn.aspect)
+        if turn.is_calm:
+            return line.book.calm(turn.kind, name, now_us=turn.time_us)
+        if not turn.is_again:
+            self.engine.count("detector_changes", 1, model=line.key.model, version=line.key.version,
+                              feature=name, detector="charts")  # fmt: skip
+        detail = f"{turn.detail}; {self._why(line, held, turn)}" + (f", {turn.worst}" if turn.worst else "")
+        evidence = Evidence(name, "metric", turn.aspect, turn.value, turn.threshold, turn.effect, turn.samples,
+                            held.concept.relation.rows, detail)  # fmt: skip
+        early, late = turn.onset_between_us
+        return line.book.alarm(
+            turn.kind,
+            evidence,
+            now_us=turn.time_us,
+            onset_us=min(turn.onset_us, turn.time_us),
+            onset_between_us=(min(early, turn.time_us), min(late, turn.time_us)),
+        )
+
+    def _called(self, outcome: int, aspect: str) -> str:
+        """An aspect of an outcome other than `label` has its name before it."""
+        of = self.engine.names.outcomes[outcome]
+        return aspect if of == "label" else f"{of}.{aspect}"
+
+    def _why(self, line: Line, held: _Arrivals, turn: Turn) -> str:
+        """What moved, inputs or relation or both: each is another thing to do.
+
+        Inputs moved if features or predictions stood in an incident while the predictions were made whose errors rose.
+        """
+        assert held.concept is not None
+        stood = line.book.stood_between(INPUTS, turn.onset_us, min(turn.newest_us, turn.time_us))
+        broken = [subject for group, subject in stood if group == BROKEN]
+        moved = [subject for group, subject in stood if group != BROKEN]
+        if broken:
+            return f"the input is broken ({_listed(broken)}), mend it first"
+        if turn.kind is IncidentKind.PERFORMANCE:
+            which = f" ({_listed(moved)})" if moved else ""
+            return f"the scores foretold it: inputs moved{which}, the relation holds"
+        if not moved:
+            return "the relation changed, inputs did not"
+        if len(held.concept.relation.truth):
+            return f"inputs moved ({_listed(moved)}) and the relation changed"
+        return f"inputs moved too ({_listed(moved)}): either they or the relation"
 
     def _detect(
         self, line: Line, held: _Arrivals, joined: Joined, time_us: Ints, made_us: Ints, changed: dict[str, Incident]
@@ -508,32 +625,18 @@ class Outcomes:
         span = Span(line.key, duration_text(seconds), start_us, end_us)
         score = score_errors(span, shift, outcome=self.engine.names.outcomes[outcome])
         line.keep(score)
+        name = self._called(outcome, score.statistic)
+        raised = {} if held.concept is None else held.concept.raised()
+        if raised.get(score.statistic) is not IncidentKind.CONCEPT_DRIFT and score.verdict is Verdict.DRIFT:
+            score = replace(score, verdict=Verdict.OK)  # windows size what was found; the budget is not theirs
         incidents = line.book.observe(
             [score],
             now_us=end_us,
-            onset_of=lambda s: self._onset(line, outcome, held.reference, window, s),
-            describe=describe_errors,
+            onset_of=lambda _: end_us,  # the onset is known better
+            describe=lambda score: _described(score, line.book.open_incidents, name),
         )
         self.engine.count_opened(incidents, now_us=end_us)
         changed.update({incident.id: incident for incident in incidents})
-
-    def _onset(self, line: Line, outcome: int, reference: OutcomeProfile | None, window: _Window, score: Score) -> int:
-        """When, in prediction time, the errors began to be those of the window that showed them."""
-        assert reference is not None
-        seconds = min(self.engine.config.windows)
-        span = seconds * MICROSECONDS
-        first, last = window_start(window.first_us, seconds), window_start(window.last_us, seconds)
-        first = max(first - (last - first) - span, last - ONSET_WINDOWS * span)
-        middle = (error_moments(reference)[0] + error_moments(window.profile)[0]) / 2
-        starts, gains = [], []
-        for start in range(first, last + span, span):
-            cohort = self.cohort((line.number, outcome, seconds, start))
-            if cohort is not None and cohort.rows:
-                starts.append(start)
-                gains.append(cohort.rows * (error_moments(cohort)[0] - middle))
-        if not starts:
-            return score.window_start_us
-        return starts[int(np.argmax(np.cumsum(gains[::-1])[::-1]))]
 
     def finish(self) -> list[Incident]:
         """The files are read: close every window with what it has."""
@@ -623,6 +726,8 @@ class Outcomes:
         store.put_states(
             "arrivals", {f"{a}/{b}": self._arrivals[(a, b)].to_bytes() for a, b in sorted(self._dirty_arrivals)}
         )
+        watched = {key: self._arrivals[key].concept for key in sorted(self._dirty_arrivals)}
+        store.put_states("concept", {f"{a}/{b}": c.to_bytes() for (a, b), c in watched.items() if c is not None})
         self._dirty_cohorts, self._dirty_made, self._dirty_arrivals, self._closed = set(), set(), set(), {}
         if len(self._cohorts) > CACHED_COHORTS:
             self._cohorts = {}
@@ -641,6 +746,19 @@ def _faded(mean: float, values: Floats, *, over: int) -> float:
     keep = 1 - 1 / over
     weights = keep ** np.arange(len(values), dtype=np.float64)[::-1]
     return float(mean * keep ** len(values) + (weights * values).sum() / over)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first two names and how many more."""
+    more = len(names) - 2
+    return ", ".join(name_of(name) for name in names[:2]) + (f" and {more} more" if more > 0 else "")
+
+
+def _described(score: Score, standing: Iterable[Incident], name: str) -> str:
+    """A window's errors, and what was found out about them when the incident opened."""
+    details = [e.detail for i in standing if i.kind is IncidentKind.CONCEPT_DRIFT for e in i.subjects if e.name == name]
+    _, mark, why = next(iter(details), "").partition("; ")
+    return describe_errors(score) + mark + why
 
 
 def _together(tables: Sequence[pa.Table]) -> pa.Table:

@@ -253,13 +253,14 @@ class IncidentBook:
             return []
         return [self._shut(group_of(kind), now_us)]
 
-    def reconcile(self, raised: Collection[tuple[str, str]]) -> None:
+    def reconcile(self, raised: Collection[tuple[str, str]], *, of_labels: bool = False) -> None:
         """After a restart: subjects the charts no longer hold in alarm, by (group, name), rest from now on.
 
-        With another budget or minimum effect than before, rows that are read again may not raise what they raised then.
+        Of features, or of what labels show: each has charts of its own. With another budget or minimum effect than
+        before, rows that are read again may not raise what they raised then.
         """
         for group, entry in self._open.items():
-            for name, subject in entry.subjects.items():
+            for name, subject in entry.subjects.items() if (group in _LABELLED) == of_labels else ():
                 subject.is_alarmed &= (group, name) in raised
 
     def stood(self, kind: IncidentKind, name: str, *, at_us: int) -> bool:
@@ -271,6 +272,22 @@ class IncidentBook:
             group == group_of(kind) and subject == name and joined_us <= at_us < closed_us
             for group, subject, _, joined_us, closed_us in self._episodes
         )
+
+    def stood_between(self, kinds: Collection[IncidentKind], since_us: int, until_us: int) -> list[tuple[str, str]]:
+        """(group, subject) of those that stood in an incident of these kinds at some time of [since, until], by name."""
+        groups = {group_of(kind) for kind in kinds}
+        standing = {
+            (group, name)
+            for group in groups & set(self._open)
+            for name, subject in self._open[group].subjects.items()
+            if subject.joined_us <= until_us
+        }
+        past = {
+            (group, name)
+            for group, name, _, joined_us, closed_us in self._episodes
+            if group in groups and joined_us <= until_us and closed_us > since_us
+        }
+        return sorted(standing | past)
 
     def hold(self, kind: IncidentKind, evidence: Evidence, *, now_us: int, onset_us: int) -> list[Incident]:
         """A state began (no baseline, labels late, records lost): open until `release`; again is no news."""

@@ -105,7 +105,15 @@ def _what(incident: Incident) -> str:
         return f" shows {str(incident.kind).replace('_', ' ')}"
     first, *others = incident.subjects
     detail = f" ({first.detail})" if first.detail else ""
-    return f": {_called(first)} {_VERBS.get(incident.kind, 'changed')}{detail}{_company(others)}"
+    return f": {_called(first)} {_verb(incident.kind, first)}{detail}{_company(others)}"
+
+
+def _verb(kind: IncidentKind, first: Evidence) -> str:
+    if first.statistic in ("calibration", "bias"):
+        return "moved"
+    if kind is IncidentKind.PERFORMANCE and first.statistic == "error_rate":
+        return "rose"
+    return _VERBS.get(kind, "changed")
 
 
 def _called(evidence: Evidence) -> str:

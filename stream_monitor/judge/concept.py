@@ -1,0 +1,450 @@
+"""Joined truths, label by label: when did errors grow or truths leave their scores, how much, and for whom most.
+
+Each aspect of a `Relation` has a bank of cumulative sums whose run length is known, so that a model's part of the
+false-alarm budget, counted in labels, is kept. Truths come in the order of their arrival; when a change began is
+looked for in the order of their predictions, among the last 4,096 of them.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+
+from stream_monitor.errors import StateError
+from stream_monitor.judge.calibrate import Budget
+from stream_monitor.judge.cusum import STEP, rise
+from stream_monitor.judge.finding import UNLIKELY
+from stream_monitor.judge.relation import ABSOLUTE, BIAS, CALIBRATION, ERROR_RATE, NONE, Aspect, Relation
+from stream_monitor.judge.watch import Traffic, compressed, decompressed
+from stream_monitor.judge.wording import number, percent
+from stream_monitor.records import IncidentKind, Ints
+from stream_monitor.summarize.outcome import Joined, Task
+
+FORMAT = 1
+RING = 4_096
+"""Truths that are remembered: an error rate of 10 % that rises by a tenth of Cohen's h shows in half as many."""
+FIRST_SHARE = 0.5
+"""Of the part of an outcome: half to the size of errors, half to what else its truths show, or all where there is no more."""
+CALM_STRETCHES = 2
+SHORTEST_CALM, LONGEST_CALM = 64, 8_192
+CALM = 3.0
+"""Standard errors above the baseline up to which a stretch, four times as long as the evidence, counts as calm."""
+INTACT = 3.0
+"""Standard errors within which errors are what their scores foretold; and at least half of the rise must be foretold."""
+FEWEST_OF_A_GROUP = 20
+OUTSTANDING = 3.0
+"""A segment or class is named as the worst on 20 truths or more, if it stands 3 standard errors beyond all the others;
+by as many a mean of errors must stand out to count as a lean."""
+ROWS = pa.schema(
+    [
+        ("made_us", pa.int64()),
+        ("time_us", pa.int64()),
+        ("segment", pa.int32()),
+        ("truth", pa.string()),
+        ("error", pa.float64()),
+        ("first", pa.int16()),
+        ("second", pa.int16()),
+    ]
+)
+"""What is kept of a truth: when it was predicted and joined, what it was, the error, and its cells."""
+_CELLS = ("first", "second")
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """An aspect passed its limit, is still beyond it (`is_again`), or has been calm for long enough (`is_calm`)."""
+
+    aspect: str
+    kind: IncidentKind
+    at: int  # row of the update's rows
+    time_us: int
+    is_calm: bool = False
+    is_again: bool = False
+    value: float = 0.0
+    expected: float = 0.0
+    threshold: float = 0.0
+    effect: float = 0.0
+    samples: int = 0
+    detail: str = ""
+    worst: str = ""  # the segment or class that stands out
+    onset_us: int = 0  # in prediction time
+    onset_between_us: tuple[int, int] = (0, 0)
+    newest_us: int = 0  # the newest prediction it is known of
+
+
+@dataclass(slots=True)
+class _Raised:
+    """An aspect in alarm: the alternative that raised it, and the stretch that is watched for calm."""
+
+    alternative: int
+    kind: str
+    length: int
+    onset: list[int]  # the earliest, likeliest and latest
+    seen: list[int]  # truths of the stretch under way, by cell
+    labels: int = 0
+    calm: int = 0
+    was_told_again: bool = False
+
+
+@dataclass(slots=True)
+class _Sums:
+    """The cumulative sums of one aspect, and the labels since each was last at nothing."""
+
+    level: Ints
+    since: Ints
+    limit: Ints
+    raised: _Raised | None = None
+    calm: int = 0  # labels since the last alarm was over: where an onset may lie
+
+
+@dataclass(slots=True)
+class Concept:
+    """The watch over one outcome of one line. `update` in any chunks, stored and restored in between, finds the same.
+
+    `share`: the part of the `budget` it may spend. It does not depend on how rows are cut, nor on a clock.
+    """
+
+    relation: Relation
+    budget: Budget
+    share: float
+    minimum_effect: float
+    traffic: Traffic = field(default_factory=Traffic)
+    _sums: list[_Sums] = field(init=False)
+    _ring: pa.Table = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._ring = ROWS.empty_table()
+        self._sums = [
+            _Sums(np.zeros(len(a.bank.steps), np.int64), np.zeros(len(a.bank.steps), np.int64), np.zeros(0, np.int64))
+            for a in self.relation.aspects
+        ]
+        self._set_limits()
+
+    def run_length(self) -> float:
+        """Labels between false alarms, at the rate of labels as last read."""
+        return self.budget.events_between(self.traffic.rate) / self.share
+
+    def raised(self) -> dict[str, IncidentKind]:
+        """The aspects in alarm, and the kind of incident each belongs to."""
+        pairs = zip(self.relation.aspects, self._sums, strict=True)
+        return {aspect.name: IncidentKind(sums.raised.kind) for aspect, sums in pairs if sums.raised is not None}
+
+    def until_mark(self) -> int:
+        """Labels left before the rate is read, and the budget divided, anew."""
+        return self.traffic.until_mark()
+
+    def _set_limits(self) -> None:
+        parts = [FIRST_SHARE, 1 - FIRST_SHARE] if len(self._sums) > 1 else [1.0]
+        for aspect, sums, part in zip(self.relation.aspects, self._sums, parts, strict=True):
+            sums.limit = aspect.bank.limits(max(self.run_length() / part, 10.0))
+
+    def update(
+        self,
+        joined: Joined,
+        made_us: Ints,
+        time_us: Ints,
+        segment: Ints,
+        *,
+        names: Mapping[int, Sequence[str]],
+        share_at: Callable[[int], float],
+    ) -> list[Turn]:
+        """Take truths in order; what they showed, by time.
+
+        `names`: of each segment's number, what it is called. `share_at`: its part of the budget as of a time; asked when
+        the rate of labels is read.
+        """
+        cells, error = self.relation.encode(joined)
+        second = cells[:, 1] if cells.shape[1] > 1 else np.full(len(cells), NONE)
+        columns = (made_us, time_us, segment, joined.truth_label, error, cells[:, 0], second)
+        arrays = [
+            c.cast(f.type) if isinstance(c, pa.Array) else pa.array(c, f.type)
+            for c, f in zip(columns, ROWS, strict=True)
+        ]
+        rows = pa.Table.from_arrays(arrays, schema=ROWS)
+        found: list[Turn] = []
+        start = 0
+        while start < len(rows):
+            part = rows.slice(start, self.until_mark())
+            known = pa.concat_tables([self._ring, part]).combine_chunks()
+            for place in range(len(self._sums)):
+                turns = self._walk(place, part, known, names)
+                found += [replace(turn, at=turn.at + start) for turn in turns]
+            self._ring = known.slice(max(0, len(known) - RING)).combine_chunks()
+            if self.traffic.add(part["time_us"].to_numpy()):
+                self.share = share_at(int(part["time_us"][-1].as_py()))
+                self._set_limits()
+            start += len(part)
+        return sorted(found, key=lambda turn: turn.at)
+
+    def _walk(self, place: int, part: pa.Table, known: pa.Table, names: Mapping[int, Sequence[str]]) -> list[Turn]:
+        """One aspect over rows: alarm, calm, alarm."""
+        aspect, sums = self.relation.aspects[place], self._sums[place]
+        cells = part[_CELLS[place]].to_numpy().astype(np.int64)
+        before = len(known) - len(part)
+        steps = np.concatenate([aspect.bank.steps, np.zeros((len(aspect.bank.steps), 1), np.int64)], axis=1).T
+        found: list[Turn] = []
+        row = 0
+        while row < len(cells):
+            if sums.raised is not None:
+                row = self._stretch(place, cells, row, known, before, names, found)
+                continue
+            level, since = rise(sums.level, steps[cells[row:]], sums.since)
+            hit = np.flatnonzero((level >= sums.limit).any(axis=1))
+            at = int(hit[0]) if len(hit) else len(level) - 1
+            sums.level, sums.since, sums.calm = level[at].copy(), since[at].copy(), sums.calm + at + 1
+            if not len(hit):
+                break
+            row += at + 1
+            over = np.flatnonzero(sums.level >= sums.limit)
+            best = int(over[np.argmax(sums.level[over] / sums.limit[over])])
+            told = known.slice(max(0, before + row - RING), min(before + row, RING))
+            turn = self._turn(place, best, told, names, row - 1)
+            if turn.effect < self.minimum_effect:
+                sums.level[over], sums.since[over] = 0, 0  # beyond chance, but too small to matter: it starts anew
+                continue
+            found.append(turn)
+            onset = [turn.onset_between_us[0], turn.onset_us, turn.onset_between_us[1]]
+            length = self._calm_length(aspect, best, sums)
+            sums.raised = _Raised(best, str(turn.kind), length, onset, [0] * len(aspect.shares))
+            sums.level, sums.since = np.zeros_like(sums.level), np.zeros_like(sums.since)
+        return found
+
+    # -- calm ------------------------------------------------------------------------------------
+
+    def _calm_length(self, aspect: Aspect, alternative: int, sums: _Sums) -> int:
+        """Labels of a stretch: four times the evidence, and so many that what raised it would show twice over."""
+        step = aspect.bank.steps[alternative] * STEP
+        changed = aspect.shares * np.exp(np.minimum(step, 50.0))
+        each = float((changed * step).sum() / changed.sum())
+        shown = 2 * float(sums.limit[alternative]) * STEP / max(each, 1e-6)
+        return int(np.clip(max(4 * sums.since[alternative], shown), SHORTEST_CALM, LONGEST_CALM))
+
+    def _stretch(
+        self,
+        place: int,
+        cells: Ints,
+        row: int,
+        known: pa.Table,
+        before: int,
+        names: Mapping[int, Sequence[str]],
+        found: list[Turn],
+    ) -> int:
+        """Count rows into the stretch under way, up to its end; the row that follows."""
+        sums = self._sums[place]
+        held = sums.raised
+        assert held is not None
+        stop = min(len(cells), row + held.length - held.labels)
+        taken = cells[row:stop]
+        held.seen = (np.array(held.seen) + np.bincount(taken[taken != NONE], minlength=len(held.seen))).tolist()
+        held.labels += stop - row
+        if held.labels < held.length:
+            return stop
+        is_calm = self._excess(place, held) <= CALM
+        held.calm = held.calm + 1 if is_calm else 0
+        held.seen, held.labels = [0] * len(held.seen), 0
+        aspect = self.relation.aspects[place]
+        if held.calm == CALM_STRETCHES:
+            time_us = int(known["time_us"][before + stop - 1].as_py())
+            found.append(Turn(aspect.name, IncidentKind(held.kind), stop - 1, time_us, is_calm=True))
+            sums.raised, sums.calm = None, 0
+        elif not is_calm and not held.was_told_again:
+            held.was_told_again = True
+            told = known.slice(max(0, before + stop - RING), min(before + stop, RING))
+            turn = self._turn(place, held.alternative, told, names, stop - 1)
+            found.append(replace(turn, kind=IncidentKind(held.kind), is_again=True))
+        return stop
+
+    def _excess(self, place: int, held: _Raised) -> float:
+        """How far the stretch lies toward the alternative, in standard errors, given its scores."""
+        aspect, seen = self.relation.aspects[place], np.array(held.seen, np.float64)
+        step = aspect.bank.steps[held.alternative] * STEP
+        groups = int(aspect.group.max()) + 1
+        mean = np.bincount(aspect.group, aspect.given * step, groups)
+        variance = np.bincount(aspect.group, aspect.given * step**2, groups) - mean**2
+        moved = float((seen * (step - mean[aspect.group])).sum())
+        spread = float((seen * variance[aspect.group]).sum()) * (1 + seen.sum() / aspect.rows)
+        return moved / np.sqrt(spread) if spread > 0 else 0.0
+
+    # -- what it means ---------------------------------------------------------------------------
+
+    def _turn(self, place: int, alternative: int, told: pa.Table, names: Mapping[int, Sequence[str]], at: int) -> Turn:
+        """The case of an alarm on the truths `told`, the last of which raised it or shows that it goes on."""
+        aspect = self.relation.aspects[place]
+        sums = self._sums[place]
+        if sums.raised is None:
+            onset = self._onset(aspect, place, told.slice(max(0, len(told) - sums.calm)))
+        else:
+            onset = (*sums.raised.onset,)
+        made = told["made_us"].to_numpy()
+        after = told.filter(pa.array(made >= onset[1]))
+        raw, value, expected, words = self._size(aspect, after)
+        # The onset is where the rise is the most, so the rise looks larger than it is: by a standard error or so.
+        effect = max(float(raw - 1 / np.sqrt(len(after))), 0.0)
+        kind = IncidentKind.CONCEPT_DRIFT
+        if aspect.name == ERROR_RATE and self._is_foretold(after, value):
+            kind = IncidentKind.PERFORMANCE
+        passed = float(sums.limit[alternative] / max(int(sums.level[alternative]), int(sums.limit[alternative])))
+        worst = self._worst(told.filter(pa.array(made < onset[1])), after, names)
+        return Turn(
+            aspect.name, kind, at, int(told["time_us"][-1].as_py()), value=value, expected=expected,
+            threshold=expected + (value - expected) * passed, effect=effect, samples=len(after), detail=words, worst=worst,
+            onset_us=onset[1], onset_between_us=(onset[0], onset[2]), newest_us=int(made.max()),
+        )  # fmt: skip
+
+    def _onset(self, aspect: Aspect, place: int, rows: pa.Table) -> tuple[int, ...]:
+        """The earliest, likeliest and latest prediction from which on the likeliest alternative holds (Hinkley 1970)."""
+        made, cells = rows["made_us"].to_numpy(), rows[_CELLS[place]].to_numpy().astype(np.int64)
+        order = np.argsort(made, kind="stable")
+        steps = np.concatenate([aspect.bank.steps, np.zeros((len(aspect.bank.steps), 1), np.int64)], axis=1)
+        tails = np.cumsum(steps[:, cells[order][::-1]], axis=1)[:, ::-1]
+        tail = tails[int(np.argmax(tails.max(axis=1)))] * STEP
+        possible = made[order][tail >= tail.max() - UNLIKELY]
+        return int(possible.min()), int(made[order][int(np.argmax(tail))]), int(possible.max())
+
+    def _size(self, aspect: Aspect, after: pa.Table) -> tuple[float, float, float, str]:
+        """(effect, value, expected, words) of the truths since the onset."""
+        relation, error = self.relation, after["error"].to_numpy()
+        error = error[np.isfinite(error)]
+        if aspect.name == CALIBRATION:
+            return self._size_calibration(after)
+        if aspect.name == BIAS:
+            value, expected = float(error.mean()), relation.lean
+            words = f"mean of predicted - true {number(expected)} -> {number(value)}"
+            # Errors that only scatter more lean now and then: their mean must stand out of how they scatter now.
+            stands_out = abs(value - expected) > OUTSTANDING * float(error.std()) / np.sqrt(len(error))
+            return abs(value - expected) / relation.lean_deviation * stands_out, value, expected, words
+        value, expected = float(np.abs(error).mean()), relation.mean
+        if aspect.name == ABSOLUTE:
+            words = f"mean absolute error {number(expected)} -> {number(value)}"
+            return max(value - expected, 0.0) / relation.deviation, value, expected, words
+        return max(_cohen(expected, value), 0.0), value, expected, f"error rate {percent(expected)} -> {percent(value)}"
+
+    def _size_calibration(self, after: pa.Table) -> tuple[float, float, float, str]:
+        """The larger of two effects: the share that came true against what scores foretold, and the surprise at it."""
+        cell = after["second"].to_numpy().astype(np.int64)
+        cell = cell[cell != NONE]
+        chance, true = self.relation.truth[cell // 2], cell % 2
+        came, foretold = float(true.mean()), float(chance.mean())
+        loss = float(-np.log(np.where(true == 1, chance, 1 - chance)).mean())
+        entropy = -(chance * np.log(chance) + (1 - chance) * np.log(1 - chance))
+        spread = float(np.sqrt((chance * (1 - chance) * np.log(chance / (1 - chance)) ** 2).mean()))
+        turned, surprised = abs(_cohen(foretold, came)), (loss - float(entropy.mean())) / max(spread, 1e-9)
+        if turned >= surprised:
+            what = "right" if self.relation.task is Task.MULTICLASS else "positive"
+            words = f"{what} {percent(came)} where scores foretell {percent(foretold)}"
+            return turned, came, foretold, words
+        words = f"log loss {number(loss)} where scores foretell {number(float(entropy.mean()))}"
+        return surprised, loss, float(entropy.mean()), words
+
+    def _is_foretold(self, after: pa.Table, rate: float) -> bool:
+        """Whether scores, as the baseline knows them, foretold the errors: harder cases, answered as well as ever."""
+        first, second = (after[name].to_numpy().astype(np.int64) for name in _CELLS)
+        told = (first != NONE) & (second != NONE)
+        if not told.any() or told.sum() < 0.9 * len(after):
+            return False
+        chance = self.relation.expected_errors(first[told], second[told])
+        spread = float(np.sqrt((chance * (1 - chance)).sum()))
+        beyond = float((first[told] - chance).sum())
+        rises = float(chance.mean()) - self.relation.mean, rate - self.relation.mean
+        return beyond <= INTACT * spread and rises[0] >= rises[1] / 2
+
+    def _worst(self, before: pa.Table, after: pa.Table, names: Mapping[int, Sequence[str]]) -> str:
+        """The segment or class whose errors rose most, where it stands out."""
+        error = np.abs(after["error"].to_numpy())
+        usable = np.isfinite(error)
+        if not usable.any():
+            return ""
+        rose = error - self.relation.mean
+        found: list[tuple[float, str]] = []
+        groups = {**self._segments(after, before, names), **self._classes(after)}
+        for called, (mine, usual) in sorted(groups.items()):
+            mine = mine & usable
+            others = usable & ~mine
+            if min(mine.sum(), others.sum()) < FEWEST_OF_A_GROUP:
+                continue
+            spread = float(error[usable].std()) or 1.0
+            gap = float(error[mine].mean()) - usual - float(rose[others].mean())
+            found.append((gap / (spread * float(np.sqrt(1 / mine.sum() + 1 / others.sum()))), called))
+        if not found or max(found)[0] < OUTSTANDING:
+            return ""
+        called = max(found)[1]
+        value = float(error[groups[called][0] & usable].mean())
+        size = number(value) if self.relation.task is Task.REGRESSION else percent(value)
+        return f"worst where {called} ({size})"
+
+    def _segments(
+        self, after: pa.Table, before: pa.Table, names: Mapping[int, Sequence[str]]
+    ) -> dict[str, tuple[np.ndarray, float]]:
+        """What each segment is called -> (its rows, its error before)."""
+        late, early = after["segment"].to_numpy(), before["segment"].to_numpy()
+        past = np.abs(before["error"].to_numpy())
+        found = {}
+        for called in sorted({c for code in np.unique(late).tolist() for c in names.get(code, ())}):
+            codes = [code for code, its in names.items() if called in its]
+            known = past[np.isin(early, codes) & np.isfinite(past)]
+            usual = (known.sum() + FEWEST_OF_A_GROUP * self.relation.mean) / (len(known) + FEWEST_OF_A_GROUP)
+            found[called] = (np.isin(late, codes), float(usual))
+        return found
+
+    def _classes(self, after: pa.Table) -> dict[str, tuple[np.ndarray, float]]:
+        """The same of each class of the truth, whose errors the baseline knows."""
+        truth = np.array(after["truth"].to_pylist(), object)
+        found = {}
+        for label, (rows, wrong) in self.relation.by_class.items():
+            mine = truth == label
+            if self.relation.task is Task.BINARY:
+                mine = (truth == self.relation.positive_label) == (label == "1")
+                label = f"{self.relation.positive_label}" if label == "1" else f"not {self.relation.positive_label}"
+            found[f"the truth is {label}"] = (mine, wrong / max(rows, 1))
+        return found
+
+    # -- the store -------------------------------------------------------------------------------
+
+    def to_bytes(self) -> bytes:
+        """The whole state but what the reference and the configuration say."""
+        head = json.dumps(
+            {
+                "format": FORMAT,
+                "aspects": [[a.name, *a.bank.steps.shape] for a in self.relation.aspects],
+                "share": self.share,
+                "traffic": [self.traffic.events, self.traffic.marks, self.traffic.rate],
+                "sums": [
+                    [s.level.tolist(), s.since.tolist(), s.calm, s.raised and asdict(s.raised)] for s in self._sums
+                ],
+            }
+        ).encode()
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, ROWS) as writer:
+            writer.write_table(self._ring)
+        return compressed(struct.pack("<I", len(head)) + head + sink.getvalue().to_pybytes())
+
+    def restore(self, state: bytes) -> bool:
+        """Become what was stored; False where that is of another reference or an earlier version of this program."""
+        try:
+            body = decompressed(state)
+            (size,) = struct.unpack_from("<I", body)
+            head = json.loads(body[4 : 4 + size])
+            fits = [[a.name, *a.bank.steps.shape] for a in self.relation.aspects] == head["aspects"]
+            if head["format"] != FORMAT or not fits:
+                return False
+            events, marks, rate = head["traffic"]
+            self.traffic = Traffic(events, [(n, t) for n, t in marks], rate)
+            self.share = head["share"]
+            self._set_limits()
+            for sums, (level, since, calm, raised) in zip(self._sums, head["sums"], strict=True):
+                sums.level, sums.since, sums.calm = np.array(level, np.int64), np.array(since, np.int64), calm
+                sums.raised = None if raised is None else _Raised(**raised)
+            self._ring = pa.ipc.open_stream(body[4 + size :]).read_all()
+        except (struct.error, ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:
+            raise StateError(f"the watch over joined truths cannot be read: {error}") from error
+        return True
+
+
+def _cohen(before: float, after: float) -> float:
+    """Cohen's h with its sign."""
+    return float(2 * (np.arcsin(np.sqrt(min(max(after, 0.0), 1.0))) - np.arcsin(np.sqrt(min(max(before, 0.0), 1.0)))))

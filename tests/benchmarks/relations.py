@@ -1,0 +1,140 @@
+"""Errors that grow and relations that turn, found from late labels: the promise, the delay, and what it is called.
+
+    .venv/bin/python tests/benchmarks/relations.py            all of it
+    .venv/bin/python tests/benchmarks/relations.py delay clean
+
+One false alarm in 100,000 labels is allowed: `5 per 100000 events`, of which labels get a fifth. Labels come two days
+after their predictions. Everything goes through the watch that the service runs, fed as its outcomes feed it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+from scipy import special
+
+from stream_monitor.judge.calibrate import LABELS_SHARE, Budget
+from stream_monitor.judge.concept import Concept, Turn
+from stream_monitor.judge.relation import Relation
+from stream_monitor.records import Floats, IncidentKind
+from stream_monitor.summarize.outcome import Joined, OutcomeProfile, Task
+
+BUDGET = Budget.parse("5 per 100000 events")
+SECOND = 1_000_000
+LABELS_A_DAY = 2_000
+LATE_US = 2 * 86_400 * SECOND
+CHUNK = 1_000
+Draw = Callable[[np.random.Generator, int], Joined]
+
+
+def labelled(score: Floats, truth: Floats, *, with_scores: bool) -> Joined:
+    """Binary predictions that say yes from a half on, with their truths."""
+    names, nothing = np.array(["no", "yes"], object), np.full(len(score), np.nan)
+    true, said = names[truth.astype(int)], names[(score >= 0.5).astype(int)]
+    return Joined(pa.array(true), nothing, pa.array(said), score if with_scores else nothing, nothing, nothing)
+
+
+def wrong(rate: float) -> Draw:
+    """Labels without scores, so many of them wrong."""
+
+    def draw(rng: np.random.Generator, n: int) -> Joined:
+        said = (rng.random(n) < 0.5).astype(np.float64)
+        return labelled(said, np.where(rng.random(n) < rate, 1 - said, said), with_scores=False)
+
+    return draw
+
+
+def scored(*, shift: float = 0.0, slope: float = 1.5) -> Draw:
+    """Scores that are probabilities of an input; the truth follows the input with `slope`, scores with 1.5."""
+
+    def draw(rng: np.random.Generator, n: int) -> Joined:
+        x = rng.normal(shift, 1.0, n)
+        return labelled(special.expit(1.5 * x), rng.random(n) < special.expit(slope * x), with_scores=True)
+
+    return draw
+
+
+def watch(usual: Draw, rows: int, seed: int) -> Concept:
+    """On a baseline of so many rows."""
+    reference = OutcomeProfile(Task.BINARY, "yes")
+    reference.add(usual(np.random.default_rng(10_000 + seed), rows))
+    relation = Relation.of(reference)
+    assert relation is not None
+    return Concept(relation, BUDGET, LABELS_SHARE, 0.1)
+
+
+def told(concept: Concept, rng: np.random.Generator, draw: Draw, first: int, n: int) -> list[tuple[int, Turn]]:
+    """(label, turn) of each alarm in labels [first, first + n)."""
+    found = []
+    for start in range(first, first + n, CHUNK):
+        number = np.arange(start, min(start + CHUNK, first + n))
+        made = number * (86_400 * SECOND // LABELS_A_DAY)
+        nowhere = np.zeros(len(number), np.int64)
+        turns = concept.update(
+            draw(rng, len(number)), made, made + LATE_US, nowhere, names={}, share_at=lambda _: LABELS_SHARE
+        )
+        found += [(start + turn.at, turn) for turn in turns if not turn.is_calm and not turn.is_again]
+    return found
+
+
+def delay(runs: int = 40) -> None:
+    """10 % of errors become 20 %."""
+    for rows in (1_000_000, 10_000, 2_000):
+        delays, days = [], []
+        for seed in range(runs):
+            concept, rng = watch(wrong(0.1), rows, seed), np.random.default_rng(seed)
+            told(concept, rng, wrong(0.1), 0, 2_000)
+            hits = told(concept, rng, wrong(0.2), 2_000, 3_000)
+            if hits:
+                delays.append(hits[0][0] + 1 - 2_000)
+                days.append(abs(hits[0][1].onset_us * LABELS_A_DAY / SECOND / 86_400 - 2_000) / LABELS_A_DAY)
+        print(
+            f"10 % to 20 %, baseline of {rows:,}: found {len(delays)} of {runs}, median after {np.median(delays):.0f} "
+            f"labels, 90 % within {np.quantile(delays, 0.9):.0f}; onset off by {np.median(days):.3f} days, at most "
+            f"{max(days):.2f}"
+        )
+
+
+def clean(labels: int = 240_000, streams: int = 4) -> None:
+    """Nothing changes."""
+    for name, usual in (("10 % wrong", wrong(0.1)), ("with scores", scored())):
+        counts = [
+            len(told(watch(usual, 10_000, seed), np.random.default_rng(seed), usual, 0, labels))
+            for seed in range(streams)
+        ]
+        print(f"{labels:,} clean labels, {name}: {counts} false alarms (2.4 allowed on average)")
+
+
+def relation(runs: int = 20) -> None:
+    """A relation that turns round, and inputs that move."""
+    cases = {
+        "relation turned, inputs unchanged": scored(slope=-1.5),
+        "relation half as steep, inputs unchanged": scored(slope=0.75),
+        "inputs moved by +1 sd, relation unchanged": scored(shift=1.0),
+        "inputs moved by -2 sd, relation unchanged": scored(shift=-2.0),
+    }
+    hard = scored(shift=2.0)  # sure answers; inputs that move to the middle make more errors, as their scores foretell
+    for name, after in cases.items():
+        print(f"{name}: {_kinds(scored(), after, runs)}")
+    print(f"harder cases, relation unchanged: {_kinds(hard, scored(), runs)}")
+
+
+def _kinds(usual: Draw, after: Draw, runs: int) -> str:
+    kinds = []
+    for seed in range(runs):
+        concept, rng = watch(usual, 10_000, seed), np.random.default_rng(seed)
+        told(concept, rng, usual, 0, 2_000)
+        kinds.append({turn.kind for _, turn in told(concept, rng, after, 2_000, 4_000)})
+    counts = {
+        str(k): sum(k in found for found in kinds) for k in (IncidentKind.CONCEPT_DRIFT, IncidentKind.PERFORMANCE)
+    }
+    return ", ".join(f"{kind} in {count} of {runs}" for kind, count in counts.items())
+
+
+if __name__ == "__main__":
+    parts: dict[str, Callable[[], None]] = {"delay": delay, "clean": clean, "relation": relation}
+    for part in sys.argv[1:] or parts:
+        parts[part]()
