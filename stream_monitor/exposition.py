@@ -336,15 +336,6 @@ def headlined(found: Mapping[str, Estimate]) -> Iterator[tuple[str, Estimate]]:
     return ((name, estimate) for name, estimate in found.items() if "[" not in name)
 
 
-def _usual_coverage(engine: Engine, line: Line, key: CohortKey, samples: Samples) -> None:
-    index = engine.names.version_index(ModelKey(line.key.model, line.key.version))
-    _, outcome, seconds, start_us = key
-    usual = float("nan") if index is None else usual_coverage(engine, index, outcome, seconds, start_us)
-    if not np.isnan(usual):
-        labels = (line.key.model, line.key.version, duration_text(seconds))
-        samples["label_coverage_expected_ratio"].append((labels, usual))
-
-
 def _matrix_window(engine: Engine) -> int:
     """The longer published window: a matrix wants labels more than it wants to be new."""
     return sorted(engine.config.windows)[:PUBLISHED_WINDOWS][-1]
