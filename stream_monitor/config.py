@@ -80,6 +80,29 @@ def _objective(text: str) -> str:
     return text
 
 
+OBJECTIVE_METRICS: Mapping[str, tuple[str, ...]] = {
+    "binary": ("accuracy", "precision", "recall", "specificity", "f0_5", "f1", "f2", "auc", "pr_auc", "true_positive_rate",
+               "true_negative_rate", "false_positive_rate", "false_negative_rate", "log_loss", "brier",
+               "calibration_error"),
+    "multiclass": ("accuracy", "precision", "recall", "f0_5", "f1", "f2", "weighted_precision", "weighted_recall",
+                   "weighted_f0_5", "weighted_f1", "weighted_f2", "log_loss", "brier", "calibration_error"),
+    "regression": ("mae", "mse", "rmse", "r2", "mape", "bias", "error_p05", "error_p50", "error_p95",
+                   "absolute_error_p50", "absolute_error_p90", "absolute_error_p99"),
+}  # fmt: skip
+"""What an objective may be of, by task; with several classes also `recall[deny]` and the like."""
+
+_OF_CLASS = re.compile(r"(precision|recall|specificity|f1)\[.+\]")
+
+
+def _metric(name: str) -> str:
+    known = sorted({metric for metrics in OBJECTIVE_METRICS.values() for metric in metrics})
+    if name not in known and not _OF_CLASS.fullmatch(name):
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+        raise ValueError(f"no such metric; {hint}")
+    return name
+
+
 def _address(text: str) -> str:
     host, colon, port = text.rpartition(":")
     if not colon or not re.fullmatch(r"\d{1,5}", port) or int(port) > 65_535 or re.search(r"[\s/]", host):
@@ -278,10 +301,21 @@ class ModelConfig(_Part):
     team: Name | None = None
     baseline: Path | None = Field(default=None, strict=False)
     segments: tuple[str, ...] = Field(default=(), strict=False)
-    objectives: dict[str, Annotated[str, AfterValidator(_objective)]] = Field(
+    objectives: dict[Annotated[str, AfterValidator(_metric)], Annotated[str, AfterValidator(_objective)]] = Field(
         default_factory=dict, description="metric -> what it must hold, like '>= 0.85'"
     )
     features: dict[Key, FeatureConfig] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _objectives_fit(self) -> ModelConfig:
+        odd = [name for name in self.objectives if self.task is not None and not _is_of(self.task, name)]
+        if odd:
+            raise _ConflictError(f"objectives: {', '.join(odd)}: no metric of task {self.task}", "objectives", "task")
+        return self
+
+
+def _is_of(task: str, metric: str) -> bool:
+    return metric in OBJECTIVE_METRICS[task] or (task == "multiclass" and bool(_OF_CLASS.fullmatch(metric)))
 
 
 class Limits(_Part):
@@ -577,7 +611,7 @@ _WORDS = {
 
 def _said(failure: ErrorDetails) -> tuple[str, str]:
     """The dotted path of a failure and, in words, what is wrong."""
-    where = failure["loc"]
+    where = [part for part in failure["loc"] if part != "[key]"]  # what a key that is wrong itself is marked with
     path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in where).lstrip(".")
     if failure["type"] == "extra_forbidden":
         return path, "no such key" + _nearest(where)

@@ -14,13 +14,15 @@ import numpy as np
 
 from stream_monitor.budgets import worst_shifts
 from stream_monitor.config import duration_text
+from stream_monitor.delays import quantiles, usual_coverage
 from stream_monitor.engine import Engine
 from stream_monitor.judge.estimate import Estimate
 from stream_monitor.judge.performance import headlines, metrics
 from stream_monitor.machine import Machine
+from stream_monitor.outcomes import CohortKey
 from stream_monitor.publish.collector import Publisher
 from stream_monitor.publish.snapshot import Distribution, LabelValues, Snapshot
-from stream_monitor.records import MICROSECONDS, Score, Stream
+from stream_monitor.records import MICROSECONDS, ModelKey, Score, Stream
 from stream_monitor.summarize.numeric import NumericBins
 from stream_monitor.summarize.outcome import OutcomeProfile, Task, values_of_bins
 from stream_monitor.summarize.profile import Profile
@@ -89,6 +91,9 @@ def snapshot(engine: Engine, service: Service) -> Snapshot:
             _performance(engine, line, samples)
             _estimates(engine, line, samples)
     histograms = {"label_delay_seconds": _delays(engine)}
+    for index, label, share, seconds in quantiles(engine):
+        head = (engine.versions[index].key.model, engine.versions[index].key.version)
+        samples["label_delay_percentile_seconds"].append(((*head, label, f"{100 * share:g}"), seconds))
     if service.checkpoints is not None:
         histograms["checkpoint_duration_seconds"] = [((), service.checkpoints)]
     return Snapshot(samples, histograms)
@@ -306,6 +311,7 @@ def _performance(engine: Engine, line: Line, samples: Samples) -> None:
                     samples["performance_samples"].append((labels, found.samples))
                 if basis == "cohort" and not np.isnan(coverage):
                     samples["label_coverage_ratio"].append(((*head, window), coverage))
+                    _usual_coverage(engine, line, key, samples)
                 if basis == "cohort" and seconds == _matrix_window(engine):
                     _classes(head, profile, window, samples)
                     _errors(head, profile, engine.outcomes.reference(line, outcome), window, samples)
@@ -334,6 +340,15 @@ def _estimates(engine: Engine, line: Line, samples: Samples) -> None:
 def headlined(found: Mapping[str, Estimate]) -> Iterator[tuple[str, Estimate]]:
     """Estimates with series of their own: those of single classes are in the tables."""
     return ((name, estimate) for name, estimate in found.items() if "[" not in name)
+
+
+def _usual_coverage(engine: Engine, line: Line, key: CohortKey, samples: Samples) -> None:
+    index = engine.names.version_index(ModelKey(line.key.model, line.key.version))
+    _, outcome, seconds, start_us = key
+    usual = float("nan") if index is None else usual_coverage(engine, index, outcome, seconds, start_us)
+    if not np.isnan(usual):
+        labels = (line.key.model, line.key.version, duration_text(seconds))
+        samples["label_coverage_expected_ratio"].append((labels, usual))
 
 
 def _matrix_window(engine: Engine) -> int:

@@ -45,6 +45,13 @@ ORPHAN = len(FATES) - 1
 DELAY_BOUNDS_SECONDS = (1, 10, 60, 600, 3600, 21_600, 86_400, 604_800, 2_592_000)
 """The bounds of the label delay histogram; the metrics catalogue has the same, a test says so."""
 
+CLASS_DELAY_BOUNDS_SECONDS = tuple(10 ** (k / 4) for k in range(33))
+"""Those of the delays by class, four to the tenfold, up to three years: a quantile between them is right within a tenth or
+so of itself for delays that spread over a bin."""
+
+MOST_DELAY_CLASSES = 20
+OTHER_CLASSES = "(other)"
+
 PREDICTION_SCHEMA = pa.schema(
     [
         ("seq", pa.int64()),
@@ -128,6 +135,9 @@ class Ledger:
     predictions: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # version
     delays: dict[int, list[int]] = field(default_factory=dict)  # version -> counts by DELAY_BOUNDS_SECONDS, then +Inf
     delay_us: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # version, whole microseconds
+    class_delays: dict[tuple[int, int, str], list[int]] = field(
+        default_factory=dict
+    )  # (version, outcome, class) -> counts by CLASS_DELAY_BOUNDS_SECONDS, then beyond
     label_days: dict[tuple[int, str], int] = field(
         default_factory=lambda: defaultdict(int)
     )  # (day, model) -> orphans first seen that day
@@ -137,6 +147,15 @@ class Ledger:
     told_labels: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     told_delays: dict[int, list[int]] = field(default_factory=dict)
     told_delay_us: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+
+    def class_of(self, version: int, outcome: int, label: str) -> tuple[int, int, str]:
+        """Where delays of a class are counted: the first classes have places of their own, the rest share one."""
+        key = (version, outcome, label)
+        if key not in self.class_delays:
+            if sum((v, o) == (version, outcome) for v, o, _ in self.class_delays) >= MOST_DELAY_CLASSES:
+                key = (version, outcome, OTHER_CLASSES)
+            self.class_delays.setdefault(key, [0] * (len(CLASS_DELAY_BOUNDS_SECONDS) + 1))
+        return key
 
     def tell(self) -> None:
         """Bring what is told up to what is counted."""
@@ -158,7 +177,8 @@ class Ledger:
 
     def to_json(self) -> dict[str, Any]:
         pairs = {name: [[*key, n] for key, n in getattr(self, name).items()] for name in _BY_PAIR}
-        return pairs | {name: list(getattr(self, name).items()) for name in _BY_NUMBER}
+        classes = [[*key, counts] for key, counts in self.class_delays.items()]
+        return pairs | {name: list(getattr(self, name).items()) for name in _BY_NUMBER} | {"class_delays": classes}
 
     @classmethod
     def from_json(cls, body: Mapping[str, Any]) -> Ledger:
@@ -167,6 +187,7 @@ class Ledger:
             getattr(ledger, name).update({(one, other): n for one, other, n in body.get(name, ())})
         for name in _BY_NUMBER:
             getattr(ledger, name).update({int(k): v for k, v in body.get(name, ())})
+        ledger.class_delays.update({(v, o, label): counts for v, o, label, counts in body.get("class_delays", ())})
         return ledger
 
 
@@ -431,6 +452,22 @@ class Truth:
             self.ledger.delays.setdefault(v, [0] * (len(DELAY_BOUNDS_SECONDS) + 1))[b] += sign * count
         for v in np.unique(version).tolist():
             self.ledger.delay_us[v] += sign * int(delay[version == v].sum())
+        first = standing.truths.first[rows][times != NO_TIME]
+        chosen = standing.labels.select(["label", "outcome"]).take(pa.array(first))
+        self._count_class_delays(version, chosen, standing.texts[first], delay, sign)
+
+    def _count_class_delays(self, version: Codes, labels: pa.Table, texts: Codes, delay: Ints, sign: int) -> None:
+        """The same by outcome and class; `texts` (labels,) are codes of the labels' texts."""
+        if not len(labels):
+            return
+        _, first, code = np.unique(texts, return_index=True, return_inverse=True)
+        names = labels["label"].take(pa.array(first)).to_pylist()
+        bucket = np.searchsorted(np.asarray(CLASS_DELAY_BOUNDS_SECONDS) * MICROSECONDS, delay, "left")
+        who = version.astype(np.int64) * 65_536 + labels["outcome"].to_numpy()
+        for (pair, place), count in _counts(who, code * (len(CLASS_DELAY_BOUNDS_SECONDS) + 1) + bucket):
+            k, b = divmod(place, len(CLASS_DELAY_BOUNDS_SECONDS) + 1)
+            key = self.ledger.class_of(pair // 65_536, pair % 65_536, names[k] or "")
+            self.ledger.class_delays[key][b] += sign * count
 
     def _models(self, predictions: pa.Table) -> Codes:
         """The model of each prediction."""

@@ -11,12 +11,13 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from stream_monitor import budgets, history, past
+from stream_monitor import budgets, delays, history, past
 from stream_monitor.app import Monitor
 from stream_monitor.config import duration_text
 from stream_monitor.engine import Engine, time_text
 from stream_monitor.errors import StateError, UsageError
 from stream_monitor.judge.baseline import Baseline
+from stream_monitor.objectives import OUTCOME as OBJECTIVES_OUTCOME
 from stream_monitor.publish.http import Filters, Promotion
 from stream_monitor.records import Json, ModelKey
 
@@ -33,6 +34,7 @@ class Frozen:
     summary: Json = field(default_factory=dict)
     models: Sequence[Json] = ()
     features: Sequence[Json] = ()
+    labels: Sequence[Json] = ()
     performance: Sequence[Json] = ()
     references: past.References = field(default_factory=dict)
     estimators: past.Estimators = field(default_factory=dict)
@@ -54,6 +56,7 @@ def freeze(engine: Engine, now_seconds: float) -> Frozen:
         summary=history.summary(engine),
         models=history.models(engine),
         features=features,
+        labels=delays.rows(engine),
         performance=history.recent_performance(engine),
         references=history.references(engine),
         estimators=engine.estimates.readers(),
@@ -132,6 +135,10 @@ class LiveView:
                   if filters.model in (None, s.model) and filters.version in (None, s.version)]  # fmt: skip
         return [budgets.shown(s) for s in wanted[filters.offset : filters.offset + filters.limit]]
 
+    def labels(self, filters: Filters) -> Sequence[Json]:
+        rows = [r for r in self._frozen.labels if _is_of(r, filters)]
+        return rows[filters.offset : filters.offset + filters.limit]
+
     def scores(self, filters: Filters) -> Sequence[Json]:
         with self._reading() as reader:
             return history.query_scores(reader, self._names, filters)
@@ -146,6 +153,9 @@ class LiveView:
         return None if row is None else json.loads(row[0])
 
     def performance(self, filters: Filters) -> Sequence[Json]:
+        return [{**row, "objective": self._objective(row)} for row in self._performance(filters)]
+
+    def _performance(self, filters: Filters) -> Sequence[Json]:
         if filters.since_us is not None or filters.until_us is not None:
             with self._reading() as reader:
                 return past.performance(
@@ -159,6 +169,12 @@ class LiveView:
             and (filters.window_seconds is None or r["window"] == duration_text(filters.window_seconds))
         ]  # fmt: skip
         return rows[filters.offset : filters.offset + filters.limit]
+
+    def _objective(self, row: Json) -> str | None:
+        """What the configuration asks of the metric of a row; of the default outcome of whole models."""
+        if row["segment"] or row["outcome"] != OBJECTIVES_OUTCOME:
+            return None
+        return self._monitor.engine.config.model(row["model"]).objectives.get(row["metric"])
 
     def performance_details(self, filters: Filters) -> Sequence[Json]:
         with self._reading() as reader:

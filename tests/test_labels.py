@@ -67,7 +67,7 @@ class Story:
             self.engine.join(now)
         self.told |= {i.id: i for i in self.engine.checkpoint()}
 
-    def live(self, events: Bodies, labels: Bodies, *, slice_seconds: float = 300, restarts: bool = False) -> None:
+    def live(self, events: Bodies, labels: Bodies, *, slice_seconds: float = 600, restarts: bool = False) -> None:
         """Feed what happens slice by slice, labels when they come."""
         first = min(body["timestamp"] for body in events)
         last = max(body["timestamp"] for body in [*events, *labels])
@@ -163,6 +163,79 @@ def test_an_objective_is_missed_on_ripe_cohorts(begin: Callable[..., Story]) -> 
 
     story.live(*traffic(150, delay=usual, wrong=wrong))
     (incident,) = [i for i in story.of(IncidentKind.PERFORMANCE) if i.subjects[0].name == "accuracy"]
-    print(incident)
     assert minute(incident.onset_us) == 60
     assert not story.of(IncidentKind.LABELS_LATE)
+
+
+def test_slower_labels_are_late_and_hold_objectives_back(begin: Callable[..., Story]) -> None:
+    """Labels that take ten minutes instead of half a one: late until they are as fast again; cohorts wait for them."""
+    story = begin(models={"m": {**CONFIG["models"]["m"], "objectives": {"accuracy": ">= 0.8"}}})
+
+    def delay(number: int, at: float) -> float | None:
+        usually = usual(number, at)
+        # What is wrong is told at once, what is right late: early labels of these cohorts are no sample of all.
+        return usually if usually is None or not 3600 <= at < 5400 or a_tenth(number, at) else usually + 600
+
+    story.live(*traffic(150, delay=delay, wrong=a_tenth))
+    (late,) = story.of(IncidentKind.LABELS_LATE)
+    assert minute(late.onset_us) == 60
+    assert late.closed_us is not None
+    assert not [i for i in story.of(IncidentKind.PERFORMANCE) if i.subjects[0].name == "accuracy"]
+
+
+def test_the_class_that_comes_first_is_no_performance(begin: Callable[..., Story]) -> None:
+    """All positives are labelled within a minute, wrong ones of them too, negatives after half an hour."""
+    story = begin(models={"m": {**CONFIG["models"]["m"], "objectives": {"accuracy": ">= 0.8"}}})
+
+    def wrong(number: int, at: float) -> bool:
+        del at
+        return number % 20 in (4, 10)  # predicted no, and yes in truth: a third or so of the positives
+
+    def delay(number: int, at: float) -> float | None:
+        positive = (number % 2 == 1) != wrong(number, at)
+        return 20.0 if positive and number % 3 == 0 else 1800.0 + number % 60
+
+    story.live(*traffic(240, delay=delay, wrong=wrong))
+    assert [i for i in story.told.values() if i.kind in (IncidentKind.PERFORMANCE, IncidentKind.LABELS_LATE)] == []
+    standing = story.engine.outcomes.objectives._versions[0]
+    assert max(pair.reached_us for pair in standing.pairs) > 0, "nothing was judged"
+
+
+def test_labels_that_come_as_usual_are_never_late(begin: Callable[..., Story]) -> None:
+    """Two days with random delays, pauses between batches of labels and a tenth that never comes."""
+    story = begin(windows=["15m", "1h"])
+    random = np.random.default_rng(7)
+    delays = random.lognormal(5.0, 1.2, 48 * 60 * 2)
+    never = random.random(len(delays)) < 0.1
+
+    def delay(number: int, at: float) -> float | None:
+        batch = 1200 - at % 1200  # someone writes them down three times an hour
+        return None if never[number] else batch + float(delays[number])
+
+    story.live(*traffic(48 * 60, delay=delay, wrong=a_tenth, a_minute=2), slice_seconds=7200)
+    assert story.of(IncidentKind.LABELS_LATE) == []
+
+
+def outage(number: int, at: float) -> float | None:
+    """Labels stop for half an hour."""
+    return None if 3600 <= at < 5400 else usual(number, at)
+
+
+@pytest.mark.parametrize("way", ["shuffled", "restarted", "in other slices"])
+def test_what_is_told_depends_on_times_alone(begin: Callable[..., Story], way: str) -> None:
+    """Order within the lateness, restarts and how polls cut the stream change no incident and no curve."""
+    one, other = begin(allowed_lateness="30s"), begin(allowed_lateness="30s")
+    events, labels = traffic(110, delay=outage, wrong=a_tenth, a_minute=30)
+    one.live(events, labels)
+    if way == "shuffled":
+        random = np.random.default_rng(3)
+        events, labels = (
+            [bodies[i] for i in np.argsort([b["timestamp"] + random.uniform(0, 20) for b in bodies])]
+            for bodies in (events, labels)
+        )
+    other.live(events, labels, restarts=way == "restarted", slice_seconds=870 if way == "in other slices" else 600)
+    assert one.of(IncidentKind.LABELS_LATE)
+    assert other.of(IncidentKind.LABELS_LATE) == one.of(IncidentKind.LABELS_LATE)
+    assert [rest for *_, rest in other.engine.outcomes.labels.rows()] == [
+        rest for *_, rest in one.engine.outcomes.labels.rows()
+    ]

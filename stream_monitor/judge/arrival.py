@@ -108,7 +108,7 @@ class Curve:
         if cells < 2 or not 0 < share < 1:
             return 1.0
         chi_square = (squares / FRACTION - labelled * labelled / made) / (share * (1 - share))
-        return max(1.0, chi_square / float(special.chdtri(cells - 1, 0.9)))
+        return float(max(1.0, chi_square / special.chdtri(cells - 1, 0.9)))
 
     def through(self, *, horizon_seconds: float = math.inf) -> int | None:
         """The step of the age by which THROUGH of all labels have come; None while that cannot be told (FURTHER).

@@ -99,6 +99,9 @@ class View(Protocol):
     def budgets(self, filters: Filters) -> Sequence[Json]:
         """How each version's budget of false alarms is spent and what it buys. Filters: model, version."""
 
+    def labels(self, filters: Filters) -> Sequence[Json]:
+        """How the labels of each version and outcome come. Filters: model, version."""
+
     def scores(self, filters: Filters) -> Sequence[Json]:
         """Rows of `scores.parquet`. Filters: model, version, feature, statistic, window, since, until."""
 
@@ -254,6 +257,14 @@ BUDGETS = """The configured budget and the events between two false incidents th
 `limit` of the shortest and longest window in standard deviations, whether it is `insufficient`, and `events_to_find`: the
 median number of events until a change is found, now and at twice the budget. A change that cannot be is left out; null
 is never, within twice the longest window. Those in `below_minimum_effect` are not told however soon they are found."""
+
+
+LABELS = """For each version and outcome: `delays` of each class with their quantiles; the arrival `curve`, the share of
+predictions labelled by an age, from predictions that have reached it alone, its `dispersion` over binomial chance and
+whether that is enough to be `judged` by; `through_after_seconds`, the age by which labels are through, null while it cannot
+be told; `is_late`, whether an incident says so; and the newest `cohorts` with their coverage, what it usually is by now and
+their `ripeness`: objectives are judged on those that are `ripe`, and wait for `young` ones, for those with `labels_missing`
+and while the habit is `unknown`."""
 
 
 PERFORMANCE = """Without `since` and `until`: the newest closed window with labels, of each length and basis. With one of
@@ -520,6 +531,16 @@ def _add_lists(app: FastAPI, view: View) -> None:
     def budgets(request: Request, query: Annotated[BudgetQuery, Query()]) -> Response:
         filters = query.filters()
         return _paged(view.budgets(_one_more(filters)), request, filters)
+
+    @app.get(
+        f"{API}/labels",
+        response_class=JsonResponse,
+        summary="How labels come: delays, the arrival curve, coverage now and usually",
+        description=LABELS,
+    )
+    def labels(request: Request, query: Annotated[BudgetQuery, Query()]) -> Response:
+        filters = query.filters()
+        return _paged(view.labels(_one_more(filters)), request, filters)
 
     @app.get(f"{API}/scores", response_class=JsonResponse, summary="Scores of final windows")
     def scores(request: Request, query: Annotated[ScoreQuery, Query()]) -> Response:

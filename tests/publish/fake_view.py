@@ -176,6 +176,10 @@ class FakeView:
         self.asked.append(filters)
         return [{"model": "credit", "version": "7", "false_alarms": "1 per 30d"}][filters.offset :]
 
+    def labels(self, filters: Filters) -> Sequence[Json]:
+        self.asked.append(filters)
+        return [{"model": "credit", "version": "7", "outcome": "label", "is_late": False}][filters.offset :]
+
     def scores(self, filters: Filters) -> Sequence[Json]:
         self.asked.append(filters)
         rows = [{"subject": f"f{i}", "value": math.nan if i == 1 else i / 8} for i in range(7)]

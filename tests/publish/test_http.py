@@ -67,6 +67,7 @@ def test_metrics_come_in_the_format_asked_for(view: FakeView, accept: str, conte
         "models",
         "features",
         "budgets",
+        "labels",
         "scores",
         "incidents",
         "performance",

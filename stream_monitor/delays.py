@@ -1,0 +1,97 @@
+"""How labels come, for people: delays by class, the arrival curve, and the coverage of the newest cohorts now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from stream_monitor.config import duration_text
+from stream_monitor.engine import Engine, time_text
+from stream_monitor.judge.arrival import quantile
+from stream_monitor.records import MICROSECONDS, Json, window_start
+from stream_monitor.truth import CLASS_DELAY_BOUNDS_SECONDS
+from stream_monitor.versions import Line
+
+QUANTILES = (0.5, 0.9, 0.99)
+"""The usual delay, what one in ten waits longer than, and how long to wait before giving up."""
+
+SHOWN_COHORTS = 4
+"""Of each window length: enough to see coverage rise from one to the next."""
+
+
+def rows(engine: Engine) -> list[Json]:
+    """One for each version and outcome that has had a label, for the API."""
+    found: list[Json] = []
+    for number, outcome, arrival in engine.outcomes.labels.rows():
+        version = engine.versions[number]
+        found.append(
+            {
+                "model": version.key.model,
+                "version": version.key.version,
+                "outcome": engine.names.outcomes[outcome],
+                **arrival,
+                "delays": [_delays(name, counts) for name, counts in _classes(engine, number, outcome)],
+                "cohorts": list(_cohorts(engine, version.whole(), number, outcome)),
+            }
+        )
+    return found
+
+
+def quantiles(engine: Engine) -> Iterator[tuple[int, str, float, float]]:
+    """(version, class, quantile, seconds) of the default outcome, for metrics."""
+    for number in engine.versions:
+        for outcome, name in enumerate(engine.names.outcomes):
+            for label, counts in _classes(engine, number, outcome) if name == "label" else ():
+                for share in QUANTILES:
+                    yield number, label, share, quantile(counts, CLASS_DELAY_BOUNDS_SECONDS, share)
+
+
+def usual_coverage(engine: Engine, number: int, outcome: int, seconds: int, start_us: int) -> float:
+    """The coverage a window usually has by now, NaN where that is not known."""
+    if engine.joined_sealed_us is None:
+        return float("nan")
+    return engine.outcomes.labels.usual_coverage(
+        number, outcome, start_us, start_us + seconds * MICROSECONDS, engine.joined_sealed_us
+    )
+
+
+def _classes(engine: Engine, number: int, outcome: int) -> list[tuple[str, list[int]]]:
+    held = engine.truth.ledger.class_delays.items()
+    return sorted((name, counts) for (v, o, name), counts in held if (v, o) == (number, outcome) and max(counts) > 0)
+
+
+def _delays(name: str, counts: list[int]) -> dict[str, Any]:
+    seconds = {f"p{round(100 * q)}_seconds": quantile(counts, CLASS_DELAY_BOUNDS_SECONDS, q) for q in QUANTILES}
+    return {"class": name, "labels": sum(counts), **seconds}
+
+
+def _cohorts(engine: Engine, line: Line, number: int, outcome: int) -> Iterator[Json]:
+    """The newest closed cohorts of each length."""
+    now_us = engine.joined_sealed_us
+    for seconds in engine.config.windows if now_us is not None else ():
+        assert now_us is not None
+        span = seconds * MICROSECONDS
+        newest = window_start(now_us, seconds) - span
+        for start in range(newest, newest - SHOWN_COHORTS * span, -span):
+            made = engine.outcomes.made(line.number, seconds, start)
+            if not made:
+                continue
+            profile = engine.outcomes.cohort((line.number, outcome, seconds, start))
+            labelled = 0 if profile is None else min(profile.rows + profile.unusable, made)
+            usual = usual_coverage(engine, number, outcome, seconds, start)
+            yield {
+                "window": duration_text(seconds),
+                "window_start": time_text(start),
+                "window_end": time_text(start + span),
+                "predictions": made,
+                "labelled": labelled,
+                "coverage": labelled / made,
+                "usual_coverage": None if np.isnan(usual) else usual,
+                "ripeness": str(
+                    engine.outcomes.labels.ripeness(
+                        number, outcome, end_us=start + span, made=made, labelled=labelled, now_us=now_us
+                    )
+                ),
+            }
