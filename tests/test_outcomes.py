@@ -177,6 +177,32 @@ def test_errors_that_fall_are_no_incident(tmp_path: Path, errors: list[int], exp
     assert seen >= len(errors) - 1
 
 
+def test_a_relation_that_changes_is_dated_by_its_predictions_and_survives_a_restart(tmp_path: Path) -> None:
+    """Labels a minute late: the incident opens when they come, began when the predictions were made, and ends after a crash."""
+    story = Story(tmp_path, windows=["1d"])
+    draw = random.Random(3)
+    wrong = [draw.random() * 100 < (60 if 1500 <= n < 2100 else 10) for n in range(4200)]
+    found: dict[str, Incident] = {}
+    for start in range(0, 4200, 300):
+        numbers = range(start, start + 300)
+        late = [label(n, n / 10 + 60, right=not wrong[n]) for n in numbers]
+        changed = story.tell([event(n, n / 10) for n in numbers], late)
+        found.update({i.id: i for i in changed if i.kind in ("concept_drift", "performance")})
+        if start == 2100:
+            assert [i.closed_us for i in found.values()] == [None]
+            story.restart()
+    story.close()
+    [drift] = found.values()
+    assert (drift.kind, drift.severity) == ("concept_drift", "critical")
+    assert drift.onset_us == pytest.approx((START + 150) * 10**6, abs=3 * 10**6)
+    assert drift.onset_between_us is not None
+    assert drift.onset_between_us[0] <= drift.onset_us <= drift.onset_between_us[1]
+    assert (START + 210) * 10**6 < drift.opened_us < (START + 215) * 10**6
+    assert {e.name for e in drift.subjects} == {"error_rate", "calibration"}
+    assert all("the relation changed, inputs did not" in e.detail for e in drift.subjects)
+    assert drift.closed_us is not None
+
+
 def test_an_incident_of_a_detector_ends_when_no_labels_come(tmp_path: Path) -> None:
     """Nothing will ever say that the errors are calm again: after an hour of traffic without a truth it is closed."""
     never_wrong = "1 per 1000000000000000000000000000000d"  # the charts would have to be surer than they can be here
