@@ -50,6 +50,10 @@ CELLS_PER_AGE = 4
 """A cell is at most a quarter of the age it is looked at, so that an age is told within a quarter, and not finer than the
 shortest window: some ten cells are under way for each octave of ages, whatever the traffic."""
 
+OPEN_END = 2**62
+MOST_SPELLS = 16
+"""Spells of late labels that are remembered: more than could end while one poll's labels are taken in."""
+
 AT = tuple((np.arange(8) + 0.5) / 8)
 """Where in a window predictions are thought to lie for its usual coverage."""
 
@@ -111,10 +115,23 @@ class _Truths:
     newest_us: int = NO_TIME
     settled_us: int = NO_TIME  # cells that began before belong to an outage that is over
     is_late: bool = False
+    spells: list[tuple[int, int]] = field(default_factory=list)  # when incidents were open, an open one to OPEN_END
 
     def alarmed(self) -> list[int]:
         """The steps that find too few labels, the shortest age first."""
         return sorted(k for k, excursion in self.excursions.items() if excursion.is_alarmed)
+
+    def begin_spell(self, at_us: int) -> None:
+        """Labels are late from now on, if they were not already."""
+        if not self.is_late:
+            self.is_late = True
+            self.spells = [*self.spells[-MOST_SPELLS + 1 :], (at_us, OPEN_END)]
+
+    def end_spell(self, at_us: int) -> None:
+        """They are not any more."""
+        if self.is_late:
+            self.is_late = False
+            self.spells[-1] = (self.spells[-1][0], at_us)
 
 
 @dataclass(slots=True)
@@ -247,7 +264,8 @@ class LabelArrival:
         if not excursion.is_alarmed and excursion.passes(self._limit(level, excursion)):
             evidence = self._evidence(truths, outcome, k)
             if evidence.effect >= self.engine.config.drift.minimum_effect:
-                excursion.is_alarmed, truths.is_late = True, True
+                excursion.is_alarmed = True
+                truths.begin_spell(due_us)
                 opened = book.hold(IncidentKind.LABELS_LATE, evidence, now_us=due_us, onset_us=excursion.since_us)
                 self._tell(opened, due_us, changed)
         alarmed = truths.alarmed()
@@ -255,7 +273,7 @@ class LabelArrival:
             # The shortest age knows first: longer ones still look at the predictions of the outage, which are told of.
             truths.settled_us = truths.excursions[alarmed[0]].calm_from_us
             truths.excursions = {step: past.over() for step, past in truths.excursions.items()}
-            truths.is_late = False
+            truths.end_spell(due_us)
             name = self.engine.names.outcomes[outcome]
             self._tell(book.release(IncidentKind.LABELS_LATE, now_us=due_us, subject=name), due_us, changed)
 
@@ -302,15 +320,19 @@ class LabelArrival:
         if held is not None:
             for truths in held.truths.values():
                 truths.settled_us = max(truths.settled_us, held.judged_us)
-                truths.curve, truths.excursions, truths.is_late = Curve(), {}, False
+                truths.curve, truths.excursions = Curve(), {}
+                truths.end_spell(held.judged_us)
             self._dirty.add(version)
 
     # -- reading ---------------------------------------------------------------------------------
 
-    def is_late(self, version: int, outcome: int) -> bool:
-        """Whether an incident of its labels is open: what has come is a biased sample."""
+    def representative(self, version: int, outcome: int, joined_us: Ints) -> Ints:
+        """Which truths came while labels were not late, by their places: what comes during a spell is a biased sample."""
         truths = self._truths(version, outcome)
-        return truths is not None and truths.is_late
+        kept = np.ones(len(joined_us), np.bool_)
+        for begin_us, end_us in () if truths is None else truths.spells:
+            kept &= (joined_us < begin_us) | (joined_us >= end_us)
+        return np.flatnonzero(kept)
 
     def through_us(self, version: int, outcome: int) -> int | None:
         """The age by which labels are usually through, None while that cannot be told."""
@@ -400,6 +422,7 @@ class LabelArrival:
                     "newest_us": truths.newest_us,
                     "settled_us": truths.settled_us,
                     "is_late": truths.is_late,
+                    "spells": truths.spells,
                 }
                 for outcome, truths in held.truths.items()
             },
@@ -416,6 +439,7 @@ class LabelArrival:
             truths = _Truths(saved["since_us"], [{} for _ in self.levels])
             truths.curve = Curve(np.array(saved["curve"], np.int64))
             truths.newest_us, truths.is_late = saved["newest_us"], saved["is_late"]
+            truths.spells = [(begin, end) for begin, end in saved["spells"]]
             truths.settled_us = saved["settled_us"] if is_same else max(body["judged_us"], saved["settled_us"])
             truths.excursions = {int(k): Excursion.from_json(v) for k, v in saved["excursions"].items()}
             if is_same:

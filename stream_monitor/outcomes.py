@@ -463,6 +463,7 @@ class Outcomes:
             window.profile.absorb(profile)
         if not line.is_whole:
             return
+        part = part.take(self.labels.representative(self._version_of(line), outcome, part.time_us))
         if held.reference is None:
             wanted = LEARN_LABELS - held.learnt.rows - held.learnt.unusable
             held.learnt.add(part.joined.take(np.arange(min(wanted, len(part)))))

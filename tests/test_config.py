@@ -12,9 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from stream_monitor.config import Config, FalseAlarms, duration_seconds, duration_text, load, parse, size_bytes
+from stream_monitor.config import (
+    OBJECTIVE_METRICS,
+    Config,
+    FalseAlarms,
+    duration_seconds,
+    duration_text,
+    load,
+    parse,
+    size_bytes,
+)
 from stream_monitor.errors import UsageError
+from stream_monitor.judge.performance import metrics
 from stream_monitor.records import Binding, Stream
+from stream_monitor.summarize.outcome import OutcomeProfile, Task
 
 SASL = {"protocol": "SASL_SSL", "mechanism": "SCRAM-SHA-512", "username": "monitor"}
 
@@ -169,6 +180,12 @@ def test_sizes_are_decimal() -> None:
         ({"models": {"m": {"positive_label": False}}}, "models.m.positive_label: this must be text: put it in quotes"),
         ({"models": {"m": {"objectives": {"accuracy": "good"}}}},
          "models.m.objectives.accuracy: write an objective like '>= 0.85'"),
+        ({"models": {"m": {"objectives": {"acuracy": ">= 0.8"}}}},
+         "models.m.objectives.acuracy: no such metric; did you mean accuracy?"),
+        ({"models": {"m": {"objectives": {"accuracy": 0.8}}}},
+         "models.m.objectives.accuracy: this must be text: put it in quotes"),
+        ({"models": {"m": {"task": "regression", "objectives": {"mae": "<= 4.2", "recall[a]": ">= 0.8"}}}},
+         "models.m: objectives: recall[a]: no metric of task regression"),
         ({"models": {"m": {"baseline": "./not-there"}}}, "models.m.baseline: there is no file not-there"),
         ({"publish": {"token_file": "./not-there"}}, "publish.token_file: there is no file not-there"),
         ({"publish": {"http": "localhost"}}, "publish.http: write an address like 127.0.0.1:9464"),
@@ -316,3 +333,20 @@ def test_configuration_is_frozen() -> None:
 def test_start_is_a_time_in_utc(start: object) -> None:
     """Without an offset UTC is meant."""
     assert parse({"source": {"start": start}}, {}).source.start == datetime(2026, 11, 21, 10, tzinfo=UTC)
+
+
+def test_every_wrong_objective_is_told_at_once() -> None:
+    """Names and bounds of several models, each with its path."""
+    body = {
+        "models": {"a": {"objectives": {"acuracy": ">= 0.8", "recall": "high"}}, "b": {"objectives": {"mea": "<= 4"}}}
+    }
+    assert [problem.partition(":")[0] for problem in problems(body)] == [
+        "models.a.objectives.acuracy", "models.a.objectives.recall", "models.b.objectives.mea"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("task", list(Task))
+def test_objectives_may_be_of_every_metric_there_is(task: Task) -> None:
+    """Those of single classes but for, which have no names before there are classes."""
+    known = metrics(OutcomeProfile(task, None))
+    assert set(OBJECTIVE_METRICS[task]) == set(known)

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stream_monitor import delays
 from stream_monitor.app import decode_poll, make_decoder
 from stream_monitor.config import parse
 from stream_monitor.engine import Engine
+from stream_monitor.exposition import render
 from stream_monitor.records import Binding, Incident, IncidentKind, PartitionId, Stream
 from stream_monitor.source.memory import MemorySource
 from stream_monitor.store import Store
@@ -67,13 +69,23 @@ class Story:
             self.engine.join(now)
         self.told |= {i.id: i for i in self.engine.checkpoint()}
 
-    def live(self, events: Bodies, labels: Bodies, *, slice_seconds: float = 600, restarts: bool = False) -> None:
+    def live(
+        self,
+        events: Bodies,
+        labels: Bodies,
+        *,
+        slice_seconds: float = 600,
+        restarts: bool = False,
+        finishing: bool = False,
+    ) -> None:
         """Feed what happens slice by slice, labels when they come."""
         first = min(body["timestamp"] for body in events)
         last = max(body["timestamp"] for body in [*events, *labels])
         for begin in np.arange(first, last + slice_seconds, slice_seconds).tolist():
             self.tell(*([b for b in bodies if begin <= b["timestamp"] < begin + slice_seconds]
                         for bodies in (events, labels)))  # fmt: skip
+            if finishing and begin + slice_seconds > labels[-1]["timestamp"]:
+                self.engine.flow.state(LABELS).finished = True  # as a file that is read to its end
             if restarts:
                 self.restart()
 
@@ -193,7 +205,7 @@ def test_the_class_that_comes_first_is_no_performance(begin: Callable[..., Story
 
     def delay(number: int, at: float) -> float | None:
         positive = (number % 2 == 1) != wrong(number, at)
-        return 20.0 if positive and number % 3 == 0 else 1800.0 + number % 60
+        return 20.0 if positive and (number % 3 == 0 or wrong(number, at)) else 1800.0 + number % 60
 
     story.live(*traffic(240, delay=delay, wrong=wrong))
     assert [i for i in story.told.values() if i.kind in (IncidentKind.PERFORMANCE, IncidentKind.LABELS_LATE)] == []
@@ -239,3 +251,55 @@ def test_what_is_told_depends_on_times_alone(begin: Callable[..., Story], way: s
     assert [rest for *_, rest in other.engine.outcomes.labels.rows()] == [
         rest for *_, rest in one.engine.outcomes.labels.rows()
     ]
+
+
+def test_the_end_of_a_file_is_not_silence(begin: Callable[..., Story]) -> None:
+    """The labels' file ends an hour before the events': nothing is late. Labels that stop in between are."""
+    for stops, expected in ((False, 0), (True, 1)):
+        story = begin()
+        events, labels = traffic(150, delay=outage if stops else usual, wrong=a_tenth, a_minute=30)
+        labels = [body for body in labels if body["timestamp"] < START + (7200 if stops else 5400)]
+        story.live(events, labels, finishing=True)
+        assert len(story.of(IncidentKind.LABELS_LATE)) == expected
+
+
+def test_a_promoted_baseline_has_the_habit_learnt_anew(begin: Callable[..., Story]) -> None:
+    """What is late by the old habit is closed and becomes the usual one."""
+    story = begin()
+    events, labels = traffic(
+        200, delay=lambda n, at: (usual(n, at) or 5) + 600 * (at >= 3600), wrong=a_tenth, a_minute=30
+    )
+    half = START + 100 * 60
+    story.live([e for e in events if e["timestamp"] < half], [b for b in labels if b["timestamp"] < half])
+    assert story.of(IncidentKind.LABELS_LATE)[0].closed_us is None
+    story.engine.outcomes.labels.relearn(0)
+    story.engine.versions[0].whole().book.close(now_us=int(half * 1e6))
+    story.live([e for e in events if e["timestamp"] >= half], [b for b in labels if b["timestamp"] >= half])
+    assert len(story.of(IncidentKind.LABELS_LATE)) == 1
+    assert not story.engine.outcomes.labels._versions[0].truths[0].is_late
+    assert story.engine.outcomes.labels.through_us(0, 0) is not None
+
+
+def test_what_people_see_of_labels(begin: Callable[..., Story]) -> None:
+    """Delays by class, the curve, and coverage beside the usual one, in the API and in metrics; a restart keeps them."""
+    story = begin()
+
+    def delay(number: int, at: float) -> float | None:
+        del at
+        return None if number % 10 == 7 else 8.0 if number % 2 else 100.0
+
+    story.live(*traffic(60, delay=delay, wrong=a_tenth, a_minute=30))
+    (row,) = delays.rows(story.engine)
+    assert [d["class"] for d in row["delays"]] == ["no", "yes"]
+    assert row["delays"][0]["p50_seconds"] == pytest.approx(100, rel=0.5)
+    assert row["delays"][1]["p50_seconds"] == pytest.approx(8, rel=0.5)
+    assert sum(d["labels"] for d in row["delays"]) == story.engine.truth.ledger.labelled[0]
+    curve = {point["age_seconds"]: point["coverage"] for point in row["curve"]}
+    assert (curve[4], curve[8], curve[64], curve[128]) == pytest.approx((0, 0.4, 0.4, 0.9), abs=0.01)
+    assert row["through_after_seconds"] == 128
+    assert {cohort["ripeness"] for cohort in row["cohorts"]} >= {"ripe", "young"}
+    text = render(story.engine).decode()
+    assert 'label_coverage_expected_ratio{model="m",version="unversioned",window="1m"}' in text
+    assert 'label_delay_percentile_seconds{model="m",percentile="50",truth="no",version="unversioned"}' in text
+    story.restart()
+    assert delays.rows(story.engine) == [row]

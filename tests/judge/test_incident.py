@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -279,6 +280,10 @@ F = (K.DATA_DRIFT, ("feature",) * 3, 0.5, 3, 10, False)
         ((K.DATA_DRIFT, ("feature",), 0.9, 1, 50, False, 0.0, True), Severity.INFO),
         ((K.BROKEN_INPUT, ("feature",), 0.9, 1, 50, False, 0.0, True), Severity.CRITICAL),
         ((K.DATA_DRIFT, ("feature",), 0.1, 1, 50, False, 0.0, False, True), Severity.CRITICAL),
+        ((K.PERFORMANCE, ("metric",), 0.5, 0, 50, False), Severity.CRITICAL),
+        ((K.PERFORMANCE, ("metric",), 0.4, 0, 50, False), Severity.WARNING),
+        ((K.LABELS_LATE, ("outcome",), 0.5, 0, 50, False), Severity.WARNING),
+        ((K.LABELS_LATE, ("outcome",), 0.49, 0, 50, False), Severity.INFO),
     ],
 )
 def test_the_rules_of_severity(facts: tuple[Any, ...], expected: Severity) -> None:
@@ -472,3 +477,16 @@ def test_a_promoted_baseline_closes_alarms() -> None:
     [closed] = story.book.close(now_us=2 * MINUTE, kinds=[K.DATA_DRIFT])
     assert closed.closed_us == 2 * MINUTE
     assert story.book.calm(K.DATA_DRIFT, "age", now_us=3 * MINUTE) == []
+
+
+def test_a_held_state_is_told_with_its_figures_of_now() -> None:
+    """Other figures are no news unless they are graver; a subject that does not stand cannot be told again."""
+    book = IncidentBook(LINE)
+    few = Evidence("label", "outcome", "label_coverage", 0.8, 0.9, 0.3, 100, 1000, "10 labels are missing")
+    assert book.restate(K.LABELS_LATE, few) == []
+    (opened,) = book.hold(K.LABELS_LATE, few, now_us=10, onset_us=5)
+    assert opened.severity is Severity.INFO
+    assert book.restate(K.LABELS_LATE, replace(few, samples=200, detail="20 labels are missing")) == []
+    assert "20 labels are missing" in book.open_incidents[0].summary
+    (graver,) = book.restate(K.LABELS_LATE, replace(few, effect=2.5))
+    assert (graver.id, graver.severity) == (opened.id, Severity.WARNING)
