@@ -103,7 +103,7 @@ STATE_BYTES = 4_000_000
 class Store:
     """The state file, open. Not thread safe: `reader()` gives other threads a connection of their own."""
 
-    def __init__(self, path: Path | None, *, memory_bytes: int = 256_000_000, threads: int = 2) -> None:
+    def __init__(self, path: Path | None, *, memory_bytes: int = 192_000_000, threads: int = 2) -> None:
         """Open or create the file at `path` (None: in memory). Raises StateError when it cannot be had."""
         self.path = path
         self._put_meta: dict[str, str] = {}

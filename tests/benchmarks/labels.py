@@ -49,7 +49,6 @@ from stream_monitor.window.flow import Decoded
 START_US = 1_795_219_200_000_000  # 2026-11-21T00:00:00Z
 DAY_US = 86_400 * MICROSECONDS
 MINUTE_US = 60 * MICROSECONDS
-MEMORY = 512_000_000
 BATCH = 50_000
 PREDICTIONS = PartitionId(Stream.INFERENCE, "inference", 0)
 LABELS = PartitionId(Stream.GROUND_TRUTH, "ground-truth", 0)
@@ -197,7 +196,7 @@ def main() -> None:
 
 def fill(path: Path, labelled: Ints, options: argparse.Namespace) -> None:
     """Make a state: predictions, some of them labelled in batches of 100,000."""
-    engine = Engine(CONFIG, Store(path, memory_bytes=MEMORY))
+    engine = Engine(CONFIG, Store(path))
     _row(f"{options.predictions:,} predictions", *timed(lambda: predict(engine, options.predictions, options.days)))
     print(f"    {engine.store.size_bytes() / options.predictions:.0f} MB of file a million waiting predictions")
     for start in range(0, len(labelled), 100_000):
@@ -208,7 +207,7 @@ def fill(path: Path, labelled: Ints, options: argparse.Namespace) -> None:
 
 def measure(path: Path, order: Ints, options: argparse.Namespace) -> None:
     """Label a state, batch after batch. The first has to read the cohorts that the next ones find in memory."""
-    engine = Engine(CONFIG, Store(path, memory_bytes=MEMORY))
+    engine = Engine(CONFIG, Store(path))
     offset = engine.truth.ledger.fate("matched")
     if offset != options.labelled or sum(engine.truth.ledger.predictions.values()) < options.predictions:
         raise SystemExit("the state was filled with other numbers: remove it, or give them")
