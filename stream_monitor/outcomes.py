@@ -30,8 +30,8 @@ from stream_monitor.judge.relation import Relation
 from stream_monitor.judge.verdicts import Span
 from stream_monitor.judge.wording import describe_errors
 from stream_monitor.judge.wording import name as name_of
-from stream_monitor.labels import LabelArrival
-from stream_monitor.objectives import Objectives
+from stream_monitor.labels import LATE_SHARE, LabelArrival
+from stream_monitor.objectives import OBJECTIVES_SHARE, Objectives
 from stream_monitor.publish.log import fields
 from stream_monitor.records import (
     MICROSECONDS,
@@ -494,9 +494,14 @@ class Outcomes:
         return held.concept
 
     def _share_at(self, line: Line, at_us: int) -> float:
-        """Its part of the budget: a fifth is for what labels show, in equal parts for the outcomes known by then."""
+        """Its part of the budget: a fifth is for what labels show, in equal parts for the outcomes known by then.
+
+        Of that fifth, late labels and objectives have their parts.
+        """
         firsts = [held.first_us for (number, _), held in self._arrivals.items() if number == line.number]
-        return LABELS_SHARE / max(sum(NO_TIME < first <= at_us for first in firsts), 1)
+        objectives = OBJECTIVES_SHARE if self.engine.config.model(line.key.model).objectives else 0.0
+        charts = LABELS_SHARE * (1 - LATE_SHARE - objectives)
+        return charts / max(sum(NO_TIME < first <= at_us for first in firsts), 1)
 
     def _watch(self, line: Line, outcome: int, held: _Arrivals, part: _Arrived, changed: dict[str, Incident]) -> None:
         concept = self._concept(line, held, int(part.time_us[0]))
