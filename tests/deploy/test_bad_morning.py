@@ -85,7 +85,7 @@ def told(posts: tuple[Post, ...], status: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_forty_broken_features_on_three_models_are_three_pages(
     prometheus: StartPrometheus, alertmanager: StartAlertmanager, webhook: Webhook, tmp_path: Path
 ) -> None:

@@ -152,7 +152,7 @@ def wait_sealed(monitor: MonitorProcess, sent: dict[str, int]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(480)
+@pytest.mark.timeout(900)
 def test_killed_twenty_times_equals_never_killed(kafka: Kafka, tmp_path: Path) -> None:
     """Real Kafka, labels in flight, SIGKILL at twenty random instants."""
     kafka.create_topic("kill-inference", 3)

@@ -63,7 +63,7 @@ class Alertmanager:
 
 
 class Prometheus:
-    """A Prometheus that scrapes and evaluates every second.
+    """A Prometheus that scrapes and evaluates every second, unless `timing`, its `global` section, says otherwise.
 
     `targets` maps a job's name to the addresses (`host:port`) it scrapes, or to a whole scrape configuration.
     """
@@ -75,6 +75,7 @@ class Prometheus:
         *,
         rule_files: Sequence[Path] = (),
         alertmanager: Alertmanager | None = None,
+        timing: Mapping[str, str] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (self._port,) = free_ports(1)
@@ -83,7 +84,7 @@ class Prometheus:
         self._alertmanager = alertmanager
         self._config = folder / "prometheus.yml"
         config = {
-            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+            "global": dict(timing or {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}),
             "scrape_configs": [_scrape(job, target) for job, target in targets.items()],
             "rule_files": [str(path.resolve()) for path in rule_files],
             "alerting": {"alertmanagers": [_static([alertmanager.address])] if alertmanager else []},

@@ -88,7 +88,7 @@ def rules(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_drift_reaches_a_person_once_and_is_taken_back(
     kafka: Kafka, prometheus: StartPrometheus, alertmanager: StartAlertmanager, webhook: Webhook, tmp_path: Path
 ) -> None:
