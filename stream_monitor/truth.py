@@ -467,7 +467,10 @@ class Truth:
         for (pair, place), count in _counts(who, code * (len(CLASS_DELAY_BOUNDS_SECONDS) + 1) + bucket):
             k, b = divmod(place, len(CLASS_DELAY_BOUNDS_SECONDS) + 1)
             key = self.ledger.class_of(pair // 65_536, pair % 65_536, names[k] or "")
-            self.ledger.class_delays[key][b] += sign * count
+            counts = self.ledger.class_delays[key]
+            counts[b] += sign * count
+            if not any(counts):  # a label that turned out to speak of another version leaves no trace
+                del self.ledger.class_delays[key]
 
     def _models(self, predictions: pa.Table) -> Codes:
         """The model of each prediction."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stream_monitor.records import MICROSECONDS, NO_TIME
@@ -352,6 +352,11 @@ stories_of_labels = st.lists(
 
 
 @settings(max_examples=100, deadline=None)
+@example(
+    predictions=[Prediction(1, 1, 2), Prediction(1, 0, 1), Prediction(1, 0, 0), Prediction(3, 0, 0)],
+    labels=[Label(1, 0, "no", 0, 0)],
+    cuts=[(1, 1)],
+)
 @given(stories_of_predictions, stories_of_labels, st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), max_size=8))
 def test_nothing_depends_on_how_joins_cut_the_streams(
     predictions: list[Prediction], labels: list[Label], cuts: list[tuple[int, int]]
