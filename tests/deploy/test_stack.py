@@ -160,7 +160,10 @@ def compose_parser(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = tmp_path_factory.mktemp("compose") / "parse"
     folder = Path(__file__).with_name("compose_parser")
     command = ["go", "build", "-o", str(program), "."]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280, check=False)
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+    except subprocess.TimeoutExpired:
+        pytest.skip("no way to its modules within four minutes")
     if done.returncode != 0:
         pytest.skip(f"cannot be built: {done.stderr[-300:]}")
     return program
