@@ -263,8 +263,9 @@ def _features(
     n = len(row)
     cell_row, name, kind, number = cells.row, cells.name, cells.kind, cells.number
     text_cell, text = cells.text_cell, cells.text
-    if n < batch_rows:
-        # Cells are ordered by row: only those of the rows are touched, since a batch may be of many versions.
+    if n < batch_rows or (np.diff(row) < 0).any():
+        # Cells are ordered by row: only those of the rows are touched, since a batch may be of many versions, and in the
+        # order of the rows, since its partitions may be taken in another order than they have in it.
         start, stop = (np.searchsorted(cells.row, row.astype(np.int32), side) for side in ("left", "right"))
         text_start, text_stop = np.searchsorted(text_cell, start), np.searchsorted(text_cell, stop)
         moved = start - (np.cumsum(stop - start) - (stop - start))

@@ -108,6 +108,17 @@ def test_outputs_are_subjects_where_present() -> None:
     assert [row.get(latency) for row in table] == [None, 5.0, np.inf]
 
 
+@given(events, st.randoms(use_true_random=False), st.booleans())
+def test_rows_of_a_batch_in_any_order(batch: list[list[Cell]], random: Any, alike: bool) -> None:
+    """All or some rows, as partitions are taken in another order than they have in the batch: each keeps its values."""
+    if alike:
+        batch = [[("a", i), ("b", str(i))] for i in range(len(batch))]
+    index = random.sample(range(len(batch)), random.choice([len(batch), random.randint(1, len(batch))]))
+    row = np.array(index, np.int64)
+    taken = Rows.of(inferences(batch), row, segment=np.zeros(len(row), np.int32), most_features=100)
+    assert cell_table(taken) == [expected(batch[i]) for i in index]
+
+
 def test_rows_of_a_part_of_a_batch() -> None:
     """Rows of other versions in the batch leave no trace."""
     batch: list[list[Cell]] = [[("a", 1), ("b", "x")], [("c", True)], [("b", "y"), ("a", 2)], [("c", [1])]]
