@@ -19,7 +19,8 @@ from stream_monitor.config import duration_text
 from stream_monitor.judge.baseline import Baseline
 from stream_monitor.judge.estimate import OUTCOME, Estimate, Estimator, estimator_of, is_outside
 from stream_monitor.judge.metric import Metric
-from stream_monitor.judge.performance import metrics
+from stream_monitor.judge.performance import metrics, performance_rows
+from stream_monitor.judge.verdicts import Span
 from stream_monitor.publish.log import fields
 from stream_monitor.records import (
     MICROSECONDS,
@@ -326,29 +327,14 @@ def rows_of(
     line: LineKey, seconds: int, start_us: int, found: Mapping[str, Estimate], reference: OutcomeProfile | None
 ) -> list[Performance]:
     """Estimates as rows of `performance.parquet`. No label is in them: their coverage is 0."""
-    base = {} if reference is None else metrics(reference)
-    rows = []
-    for name, estimate in found.items():
-        metric = estimate.metric()
-        rows.append(
-            Performance(
-                line=line,
-                outcome=OUTCOME,
-                basis="estimated",
-                window=duration_text(seconds),
-                window_start_us=start_us,
-                window_end_us=start_us + seconds * MICROSECONDS,
-                metric=name,
-                value=metric.value,
-                lower=metric.lower,
-                upper=metric.upper,
-                samples=metric.samples,
-                coverage=0.0,
-                baseline_value=base[name].value if name in base else float("nan"),
-                best_constant=metric.best_constant,
-            )
-        )
-    return rows
+    return performance_rows(
+        {name: estimate.metric() for name, estimate in found.items()},
+        Span(line, duration_text(seconds), start_us, start_us + seconds * MICROSECONDS),
+        outcome=OUTCOME,
+        basis="estimated",
+        coverage=0.0,
+        reference=reference,
+    )
 
 
 def _fared(key: WindowKey, name: str, labelled: Sequence[_Labelled]) -> Beside:

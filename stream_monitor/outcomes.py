@@ -23,6 +23,7 @@ from stream_monitor.judge.detectors import DetectorBank
 from stream_monitor.judge.performance import (
     error_shift,
     metrics,
+    performance_rows,
     score_errors,
     standardised_errors,
 )
@@ -691,27 +692,14 @@ class Outcomes:
         """The metrics of one window."""
         line, outcome, seconds, start = key
         whole = self._arrivals.get((line, outcome))
-        reference = whole.reference if whole is not None else None
-        base = metrics(reference) if reference is not None else {}
-        return [
-            Performance(
-                line=self.engine.names.lines[line],
-                outcome=self.engine.names.outcomes[outcome],
-                basis=basis,
-                window=duration_text(seconds),
-                window_start_us=start,
-                window_end_us=start + seconds * MICROSECONDS,
-                metric=name,
-                value=metric.value,
-                lower=metric.lower,
-                upper=metric.upper,
-                samples=metric.samples,
-                coverage=self.coverage(key, profile),
-                baseline_value=base[name].value if name in base else float("nan"),
-                best_constant=metric.best_constant,
-            )
-            for name, metric in metrics(profile).items()
-        ]
+        return performance_rows(
+            metrics(profile),
+            Span(self.engine.names.lines[line], duration_text(seconds), start, start + seconds * MICROSECONDS),
+            outcome=self.engine.names.outcomes[outcome],
+            basis=basis,
+            coverage=self.coverage(key, profile),
+            reference=whole.reference if whole is not None else None,
+        )
 
     # -- the store -------------------------------------------------------------------------------
 

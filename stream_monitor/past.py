@@ -15,7 +15,8 @@ from stream_monitor.estimates import rows_of
 from stream_monitor.history import Reader, performance_json
 from stream_monitor.judge.detail import detail
 from stream_monitor.judge.estimate import Estimator
-from stream_monitor.judge.performance import metrics
+from stream_monitor.judge.performance import metrics, performance_rows
+from stream_monitor.judge.verdicts import Span
 from stream_monitor.names import Names
 from stream_monitor.publish.http import Filters
 from stream_monitor.records import MICROSECONDS, Json, LineKey, Performance
@@ -63,7 +64,7 @@ def performance(
 ) -> list[Json]:
     """Rows of `performance.parquet`, the newest windows first."""
     rows: list[Json] = []
-    realised = (list(_metrics(window)) for window in windows(reader, names, filters, references))
+    realised = (_metrics(window) for window in windows(reader, names, filters, references))
     estimated = estimates(reader, names, filters, estimators)
     for found in heapq.merge(estimated, (part for part in realised if part), key=_newest_first):
         rows += [performance_json(row) for row in found if filters.metric in (None, row.metric)]
@@ -151,25 +152,16 @@ def _states(reader: Reader, kinds: list[str], keys: list[str]) -> dict[tuple[str
     return {(kind, key): bytes(value) for kind, key, value in rows}
 
 
-def _metrics(window: Window) -> Iterator[Performance]:
-    base = {} if window.reference is None else metrics(window.reference)
-    for name, metric in metrics(window.profile).items():
-        yield Performance(
-            line=window.line,
-            outcome=window.outcome,
-            basis=window.basis,
-            window=duration_text(window.seconds),
-            window_start_us=window.start_us,
-            window_end_us=window.start_us + window.seconds * MICROSECONDS,
-            metric=name,
-            value=metric.value,
-            lower=metric.lower,
-            upper=metric.upper,
-            samples=metric.samples,
-            coverage=window.coverage,
-            baseline_value=base[name].value if name in base else float("nan"),
-            best_constant=metric.best_constant,
-        )
+def _metrics(window: Window) -> list[Performance]:
+    end_us = window.start_us + window.seconds * MICROSECONDS
+    return performance_rows(
+        metrics(window.profile),
+        Span(window.line, duration_text(window.seconds), window.start_us, end_us),
+        outcome=window.outcome,
+        basis=window.basis,
+        coverage=window.coverage,
+        reference=window.reference,
+    )
 
 
 def _detail(window: Window) -> Json:

@@ -23,7 +23,7 @@ from stream_monitor.judge.metric import (
 from stream_monitor.judge.ranking import Ranks
 from stream_monitor.judge.spectrum import Spectrum
 from stream_monitor.judge.verdicts import Span
-from stream_monitor.records import Floats, Ints, Score, Verdict
+from stream_monitor.records import Floats, Ints, Performance, Score, Verdict
 from stream_monitor.summarize.outcome import (
     CONFIDENCE_SUMS,
     RELIABILITY_BINS,
@@ -52,6 +52,38 @@ class Shift:
     samples: int
     baseline_samples: int
     verdict: Verdict
+
+
+def performance_rows(
+    found: Mapping[str, Metric],
+    span: Span,
+    *,
+    outcome: str,
+    basis: str,
+    coverage: float,
+    reference: OutcomeProfile | None,
+) -> list[Performance]:
+    """The metrics of one window as rows of `performance.parquet`, beside those of the baseline where it has truth."""
+    base = {} if reference is None else metrics(reference)
+    return [
+        Performance(
+            line=span.line,
+            outcome=outcome,
+            basis=basis,
+            window=span.window,
+            window_start_us=span.start_us,
+            window_end_us=span.end_us,
+            metric=name,
+            value=metric.value,
+            lower=metric.lower,
+            upper=metric.upper,
+            samples=metric.samples,
+            coverage=coverage,
+            baseline_value=base[name].value if name in base else math.nan,
+            best_constant=metric.best_constant,
+        )
+        for name, metric in found.items()
+    ]
 
 
 def metrics(profile: OutcomeProfile) -> Mapping[str, Metric]:

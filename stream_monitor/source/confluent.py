@@ -237,7 +237,7 @@ def _at(place: Place, offset: int = 0) -> ck.TopicPartition:
     return ck.TopicPartition(place.topic, place.number, offset)
 
 
-# A message is read by calls of C alone, one column after the other: nothing of ours runs once per message.
+# Messages are read one column after the other by calls of C; of ours only short comprehensions run once for each.
 _MESSAGE: Any = ck.Message  # its types allow for messages without topic and time, which a consumer hands over none of
 _ERROR, _VALUE, _HEADERS = _MESSAGE.error, _MESSAGE.value, _MESSAGE.headers
 _TOPIC, _NUMBER, _OFFSET, _TIME = _MESSAGE.topic, _MESSAGE.partition, _MESSAGE.offset, _MESSAGE.timestamp
