@@ -75,10 +75,10 @@ def _cohorts(engine: Engine, line: Line, number: int, outcome: int) -> Iterator[
         span = seconds * MICROSECONDS
         newest = window_start(now_us, seconds) - span
         for start in range(newest, newest - SHOWN_COHORTS * span, -span):
-            made = engine.outcomes.made(line.number, seconds, start)
+            made = engine.outcomes.cohorts.made(line.number, seconds, start)
             if not made:
                 continue
-            profile = engine.outcomes.cohort((line.number, outcome, seconds, start))
+            profile = engine.outcomes.cohorts.profile((line.number, outcome, seconds, start))
             labelled = 0 if profile is None else min(profile.rows + profile.unusable, made)
             usual = usual_coverage(engine, number, outcome, seconds, start)
             yield {

@@ -393,7 +393,7 @@ class Engine:
         for one in np.unique(version).tolist():
             mine = version == one
             self.versions[one].open_segments(segment[mine])
-            self.outcomes.note_predictions(one, segment[mine], time[mine])
+            self.outcomes.cohorts.note_predictions(one, segment[mine], time[mine])
             self.outcomes.labels.note_predictions(one, time[mine], arrival[mine])
             self.estimates.note_predictions(one, segment, time, mine, label=label, score=score,
                                             probabilities=probabilities)  # fmt: skip

@@ -192,7 +192,7 @@ class Estimates:
             return
         segment, time_us = np.concatenate(held.segment).astype(np.int64), np.concatenate(held.time_us)
         said = held.said()
-        for line, row in self.engine.outcomes.lines(version, segment):
+        for line, row in self.engine.outcomes.cohorts.lines(version, segment):
             part, times = (said, time_us) if len(row) == len(time_us) else (said.take(row), time_us[row])
             for seconds in self.engine.config.windows:
                 self._add(line.number, seconds, times, part)
@@ -260,7 +260,7 @@ class Estimates:
         if OUTCOME not in self.engine.names.outcomes:
             return None
         line, seconds, start = key
-        cohort = self.engine.outcomes.cohort((line, self.engine.names.outcomes.index(OUTCOME), seconds, start))
+        cohort = self.engine.outcomes.cohorts.profile((line, self.engine.names.outcomes.index(OUTCOME), seconds, start))
         return cohort if cohort is not None and cohort.rows >= FEWEST_COMPARED else None
 
     def _closed(self, line: Line, seconds: int) -> list[WindowKey]:

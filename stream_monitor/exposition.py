@@ -13,13 +13,13 @@ from itertools import pairwise
 import numpy as np
 
 from stream_monitor.budgets import worst_shifts
+from stream_monitor.cohorts import CohortKey
 from stream_monitor.config import duration_text
 from stream_monitor.delays import quantiles, usual_coverage
 from stream_monitor.engine import Engine
 from stream_monitor.judge.estimate import Estimate
 from stream_monitor.judge.performance import headlines, metrics
 from stream_monitor.machine import Machine
-from stream_monitor.outcomes import CohortKey
 from stream_monitor.publish.collector import Publisher
 from stream_monitor.publish.snapshot import Distribution, LabelValues, Snapshot
 from stream_monitor.records import MICROSECONDS, ModelKey, Score, Stream
@@ -296,7 +296,7 @@ def _performance(engine: Engine, line: Line, samples: Samples) -> None:
             continue  # other outcomes are in the tables; one family of gauges is for the default one
         for seconds in sorted(engine.config.windows)[:PUBLISHED_WINDOWS]:
             for key, basis, profile in engine.outcomes.recent(line, outcome, seconds, RECENT_COHORTS):
-                coverage = engine.outcomes.coverage(key, profile)
+                coverage = engine.outcomes.cohorts.coverage(key, profile)
                 window = duration_text(seconds)
                 if not line.is_whole:
                     for metric, found in headlines(profile):

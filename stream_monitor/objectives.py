@@ -131,8 +131,8 @@ class Objectives:
         """None for a stretch without predictions."""
         line, start = self.engine.versions[number].whole().number, end_us - seconds * MICROSECONDS
         made, cohort = (
-            self._outcomes.made(line, seconds, start),
-            self._outcomes.cohort((line, outcome, seconds, start)),
+            self._outcomes.cohorts.made(line, seconds, start),
+            self._outcomes.cohorts.profile((line, outcome, seconds, start)),
         )
         if not made:
             return None
@@ -191,7 +191,7 @@ class Objectives:
         found: dict[int, OutcomeProfile] = {}
         held = self._versions[number].pairs[self._pair_of(seconds)].held
         for end in range(end_us - (most - 1) * span, end_us + span, span):
-            cohort = self._outcomes.cohort((line, outcome, seconds, end - span))
+            cohort = self._outcomes.cohorts.profile((line, outcome, seconds, end - span))
             if cohort is not None and cohort.rows and end not in held:
                 found[end] = cohort
         return found

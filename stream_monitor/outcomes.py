@@ -1,14 +1,13 @@
 """Model quality from joined labels: by prediction cohort, by arrival, and what the errors say of the concept.
 
-A cohort is restated whenever a label for it comes. What arrives is folded when its pane seals, in the order of
-(time, id), and watched truth by truth (`judge.concept`): that opens incidents. Its windows size what was found.
+What arrives is folded when its pane seals, in the order of (time, id), and watched truth by truth (`judge.concept`):
+that opens incidents. Its windows size what was found.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from stream_monitor.cohorts import CohortKey, Cohorts
 from stream_monitor.config import duration_text
 from stream_monitor.judge.calibrate import LABELS_SHARE, Budget
 from stream_monitor.judge.concept import Concept, Turn
@@ -55,7 +55,6 @@ from stream_monitor.summarize.outcome import (
     Task,
     class_probabilities,
     is_current,
-    shares,
     task_of,
 )
 from stream_monitor.truth import MET_SCHEMA, Met, from_ipc, to_ipc
@@ -68,9 +67,6 @@ log = logging.getLogger(__name__)
 
 LEARN_LABELS = 1_000
 """Without truth in the baseline, errors are judged by the first 1,000 labelled predictions."""
-
-CACHED_COHORTS = 4_000
-"""Cohort profiles kept in memory; at most 32 kB each, most far less."""
 
 RECENT_ERRORS = 64
 USUAL_ERRORS = 2_048
@@ -173,23 +169,17 @@ class _Arrived:
         return _Arrived(self.joined.take(row), self.made_us[row], self.time_us[row], self.segment[row])
 
 
-CohortKey = tuple[int, int, int, int]  # line, outcome, window seconds, start_us
-
-
 class Outcomes:
     """All outcomes of all lines."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.cohorts = Cohorts(engine)
         self.labels = LabelArrival(engine)
         self.objectives = Objectives(engine, self, self.labels)
         self._waiting: list[pa.Table] = []
         self._waiting_changed = False
         self._arrivals: dict[tuple[int, int], _Arrivals] = {}
-        self._cohorts: dict[CohortKey, OutcomeProfile | None] = {}  # None: looked for, and not there
-        self._made: dict[tuple[int, int, int], int] = {}  # (line, window seconds, start) -> predictions
-        self._dirty_cohorts: set[CohortKey] = set()
-        self._dirty_made: set[tuple[int, int, int]] = set()
         self._dirty_arrivals: set[tuple[int, int]] = set()
         self._closed: dict[str, bytes] = {}
         self._latest: dict[tuple[int, int, int], tuple[int, OutcomeProfile]] = {}
@@ -213,44 +203,6 @@ class Outcomes:
             if seconds in engine.config.windows:
                 outcomes._latest[(number, which, seconds)] = (start, OutcomeProfile.from_bytes(body))
         return outcomes
-
-    # -- predictions made ------------------------------------------------------------------------
-
-    def note_predictions(self, version: int, segment: Ints, time_us: Ints) -> None:
-        """Count predictions by line and window: what coverage is a share of."""
-        came: dict[tuple[int, int, int], int] = {}
-        for line, row in self.lines(version, segment):
-            for seconds in self.engine.config.windows:
-                starts, counts = np.unique(window_starts(time_us[row], seconds), return_counts=True)
-                came |= {(line.number, seconds, s): n for s, n in zip(starts.tolist(), counts.tolist(), strict=True)}
-        self._fetch_made(came)
-        for key, count in came.items():
-            self._made[key] += count
-        self._dirty_made.update(came)
-
-    def _fetch_made(self, keys: Iterable[tuple[int, int, int]]) -> None:
-        """Have the counts of these windows at hand."""
-        missing = {"/".join(map(str, key)): key for key in keys if key not in self._made}
-        found = self.engine.store.some_states("made", list(missing))
-        self._made |= {key: int.from_bytes(found.get(text, b""), "big") for text, key in missing.items()}
-
-    def made(self, line: int, seconds: int, start_us: int) -> int:
-        """Predictions made in a window."""
-        key = (line, seconds, start_us)
-        self._fetch_made([key])
-        return self._made[key]
-
-    def lines(self, version: int, segment: Ints) -> Iterable[tuple[Line, Ints]]:
-        """The lines of a version that rows belong to, by the number of their segment, with the rows."""
-        owner = self.engine.versions[version]
-        yield owner.whole(), np.arange(len(segment))
-        pairs: dict[tuple[tuple[str, str], ...], list[Ints]] = defaultdict(list)
-        for code in np.unique(segment).tolist():
-            for pair in self.engine.names.segments[code]:
-                if (pair,) in owner.lines:
-                    pairs[(pair,)].append(np.flatnonzero(segment == code))
-        for key, rows in sorted(pairs.items()):
-            yield owner.lines[key], np.sort(np.concatenate(rows))
 
     # -- joined truths ---------------------------------------------------------------------------
 
@@ -290,31 +242,16 @@ class Outcomes:
 
     def _restate(self, version: int, outcome: int, rows: pa.Table, sign: int) -> None:
         task, positive = self._task(version, outcome, rows)
-        joined = _joined(rows, task)
-        time_us = rows["time_us"].to_numpy()
-        for line, row in self.lines(version, rows["segment"].to_numpy()):
-            mine = shares(joined.take(row), task, positive_label=positive)
-            for seconds in self.engine.config.windows:
-                starts, place = np.unique(window_starts(time_us[row], seconds), return_inverse=True)
-                keys = [(line.number, outcome, seconds, start) for start in starts.tolist()]
-                self._fetch_cohorts(keys)
-                profiles = [self._cohorts[key] or OutcomeProfile(task, positive) for key in keys]
-                mine.fold(profiles, place, sign)
-                self._cohorts.update(zip(keys, profiles, strict=True))
-                self._dirty_cohorts.update(keys)
-
-    def cohort(self, key: CohortKey) -> OutcomeProfile | None:
-        """The profile of a cohort, None where no truth has come for it."""
-        self._fetch_cohorts([key])
-        return self._cohorts[key]
-
-    def _fetch_cohorts(self, keys: Iterable[CohortKey]) -> None:
-        """Have these cohorts at hand."""
-        missing = {"/".join(map(str, key)): key for key in keys if key not in self._cohorts}
-        found = self.engine.store.some_states("cohort", list(missing))
-        self._cohorts |= {
-            key: OutcomeProfile.from_bytes(found[text]) if text in found else None for text, key in missing.items()
-        }
+        self.cohorts.restate(
+            version,
+            outcome,
+            _joined(rows, task),
+            segment=rows["segment"].to_numpy(),
+            time_us=rows["time_us"].to_numpy(),
+            task=task,
+            positive_label=positive,
+            sign=sign,
+        )
 
     def _task(self, version: int, outcome: int, rows: pa.Table) -> tuple[Task, str | None]:
         """What kind of outcome it is: as configured, else as its first rows show; settled once."""
@@ -389,7 +326,7 @@ class Outcomes:
             if held.first_us == NO_TIME:
                 held.first_us = int(part["joined_us"][0].as_py())
         for version, outcome, part in _groups(ordered):
-            for line, row in self.lines(version, part["segment"].to_numpy()):
+            for line, row in self.cohorts.lines(version, part["segment"].to_numpy()):
                 self._arrive(line, outcome, part.take(pa.array(row)), until_us, changed)
                 touched.add((line.number, outcome))
         for key in sorted(set(self._arrivals) - touched):
@@ -674,7 +611,7 @@ class Outcomes:
             newest = window_start(self.engine.sealed_us, seconds) - span
             for start in range(newest, newest - most * span, -span):
                 key = (line.number, outcome, seconds, start)
-                cohort = self.cohort(key)
+                cohort = self.cohorts.profile(key)
                 if cohort is not None and cohort.rows:
                     found.append((key, "cohort", cohort))
                     break
@@ -682,11 +619,6 @@ class Outcomes:
         if arrived is not None:
             found.append(((line.number, outcome, seconds, arrived[0]), "arrival", arrived[1]))
         return found
-
-    def coverage(self, key: CohortKey, profile: OutcomeProfile) -> float:
-        """Labelled predictions over all predictions of a window, NaN where none are known."""
-        made = self.made(key[0], key[2], key[3])
-        return min(profile.rows / made, 1.0) if made else float("nan")
 
     def performance(self, key: CohortKey, basis: str, profile: OutcomeProfile) -> list[Performance]:
         """The metrics of one window."""
@@ -697,7 +629,7 @@ class Outcomes:
             Span(self.engine.names.lines[line], duration_text(seconds), start, start + seconds * MICROSECONDS),
             outcome=self.engine.names.outcomes[outcome],
             basis=basis,
-            coverage=self.coverage(key, profile),
+            coverage=self.cohorts.coverage(key, profile),
             reference=whole.reference if whole is not None else None,
         )
 
@@ -705,28 +637,20 @@ class Outcomes:
 
     def save(self) -> None:
         """Write what changed since the last checkpoint."""
+        self.cohorts.save()
         self.labels.save()
         self.objectives.save()
         store = self.engine.store
         if self._waiting_changed:
             store.put_states("truth", {"joined": to_ipc(_together(self._waiting))})
             self._waiting_changed = False
-        dirty = {key: self._cohorts[key] for key in sorted(self._dirty_cohorts)}
-        store.put_states("cohort", {"/".join(map(str, k)): p.to_bytes() for k, p in dirty.items() if p is not None})
         store.put_states("arrival", self._closed)
-        store.put_states(
-            "made", {"/".join(map(str, k)): self._made[k].to_bytes(8, "big") for k in sorted(self._dirty_made)}
-        )
         store.put_states(
             "arrivals", {f"{a}/{b}": self._arrivals[(a, b)].to_bytes() for a, b in sorted(self._dirty_arrivals)}
         )
         watched = {key: self._arrivals[key].concept for key in sorted(self._dirty_arrivals)}
         store.put_states("concept", {f"{a}/{b}": c.to_bytes() for (a, b), c in watched.items() if c is not None})
-        self._dirty_cohorts, self._dirty_made, self._dirty_arrivals, self._closed = set(), set(), set(), {}
-        if len(self._cohorts) > CACHED_COHORTS:
-            self._cohorts = {}
-        if len(self._made) > CACHED_COHORTS:
-            self._made = {}
+        self._dirty_arrivals, self._closed = set(), {}
 
 
 def _made(rows: pa.Table) -> list[tuple[Any, ...]]:
