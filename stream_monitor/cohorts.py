@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from stream_monitor.engine import Engine
     from stream_monitor.versions import Line
 
-CACHED_COHORTS = 4_000
-"""Cohort profiles kept in memory; at most 32 kB each, most far less."""
+CACHED_COHORTS = 8_000
+"""Cohorts kept in memory, 16 kB each of some 250 scored labels, 32 kB at most. With labels that come for 45 days a batch of
+them may restate 5,445 of one line; to read these again takes half as long as to join the batch."""
 
 CohortKey = tuple[int, int, int, int]  # line, outcome, window seconds, start_us
 
@@ -104,8 +105,13 @@ class Cohorts:
         return self._profiles[key]
 
     def _fetch(self, keys: Iterable[CohortKey]) -> None:
-        """Have these cohorts at hand."""
-        missing = {"/".join(map(str, key)): key for key in keys if key not in self._profiles}
+        """Have these cohorts at hand, behind those that were needed before."""
+        missing: dict[str, CohortKey] = {}
+        for key in keys:
+            if key in self._profiles:
+                self._profiles[key] = self._profiles.pop(key)
+            else:
+                missing["/".join(map(str, key))] = key
         found = self.engine.store.some_states("cohort", list(missing))
         self._profiles |= {
             key: OutcomeProfile.from_bytes(found[text]) if text in found else None for text, key in missing.items()
@@ -127,7 +133,7 @@ class Cohorts:
             "made", {"/".join(map(str, k)): self._made[k].to_bytes(8, "big") for k in sorted(self._dirty_made)}
         )
         self._dirty, self._dirty_made = set(), set()
-        if len(self._profiles) > CACHED_COHORTS:
-            self._profiles = {}
+        for key in list(self._profiles)[: max(0, len(self._profiles) - CACHED_COHORTS)]:
+            del self._profiles[key]
         if len(self._made) > CACHED_COHORTS:
             self._made = {}
