@@ -112,7 +112,8 @@ class Monitor:
     """The loop.
 
     `before_commit` may put a commit off by returning False; `on_checkpoint` is called after each commit with the
-    incidents that changed.
+    incidents that changed. `haste`: how many times faster than life events come, for a story told to people: it may take
+    as much more of the loop's time to keep figures fresh.
     """
 
     engine: Engine
@@ -120,18 +121,21 @@ class Monitor:
     on_refused: Callable[[Refused], None] | None = None
     before_commit: Callable[[], bool] | None = None
     on_checkpoint: Callable[[list[Incident]], None] | None = None
+    haste: float = 1.0
     last_checkpoint_seconds: float = 0.0
     clock: Callable[[], float] = time.monotonic
-    _checkpoints: Pace = field(
-        default_factory=lambda: Pace(CHECKPOINT_SECONDS, CHECKPOINT_SHARE, CHECKPOINT_MOST_SECONDS)
-    )
-    _joins: Pace = field(default_factory=lambda: Pace(0.0, JOIN_SHARE))
+    _checkpoints: Pace = field(init=False)
+    _joins: Pace = field(init=False)
     _sweeper: Sweeper = field(default_factory=Sweeper)
     _sealed_at: float = 0.0
     _took: bool = True
     _crowded: frozenset[PartitionId] = frozenset()
     _commands: queue.Queue[tuple[Callable[[Engine], Any], Future[Any]]] = field(default_factory=queue.Queue)
     _done: list[tuple[Future[Any], Any]] = field(default_factory=list)  # what was done and is not yet committed
+
+    def __post_init__(self) -> None:
+        self._checkpoints = Pace(CHECKPOINT_SECONDS / self.haste, CHECKPOINT_SHARE, CHECKPOINT_MOST_SECONDS)
+        self._joins = Pace(0.0, self.haste * JOIN_SHARE)
 
     def run(self, stop: threading.Event) -> None:
         """Turn until told to stop or the source is read to its end; then write a last checkpoint."""

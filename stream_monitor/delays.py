@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from stream_monitor.cohorts import CohortKey
 from stream_monitor.config import duration_text
 from stream_monitor.engine import Engine, time_text
 from stream_monitor.judge.arrival import quantile
+from stream_monitor.judge.estimate import OUTCOME as ESTIMATED
+from stream_monitor.judge.performance import metrics
 from stream_monitor.records import MICROSECONDS, Json, window_start
+from stream_monitor.revisions import FIRST_METRICS, Figure, Revision, first_figures
+from stream_monitor.summarize.outcome import OutcomeProfile
 from stream_monitor.truth import CLASS_DELAY_BOUNDS_SECONDS
 from stream_monitor.versions import Line
 
 QUANTILES = (0.5, 0.9, 0.99)
 """The usual delay, what one in ten waits longer than, and how long to wait before giving up."""
 
-SHOWN_COHORTS = 4
+SHOWN_COHORTS = 6
 """Of each window length: enough to see coverage rise from one to the next."""
 
 
@@ -78,7 +84,8 @@ def _cohorts(engine: Engine, line: Line, number: int, outcome: int) -> Iterator[
             made = engine.outcomes.cohorts.made(line.number, seconds, start)
             if not made:
                 continue
-            profile = engine.outcomes.cohorts.profile((line.number, outcome, seconds, start))
+            key = (line.number, outcome, seconds, start)
+            profile = engine.outcomes.cohorts.profile(key)
             labelled = 0 if profile is None else min(profile.rows + profile.unusable, made)
             usual = usual_coverage(engine, number, outcome, seconds, start)
             yield {
@@ -94,4 +101,41 @@ def _cohorts(engine: Engine, line: Line, number: int, outcome: int) -> Iterator[
                         number, outcome, end_us=start + span, made=made, labelled=labelled, now_us=now_us
                     )
                 ),
+                "figures": list(_figures(engine, line, key, profile)),
+                "revisions": [_revision(revision, made) for revision in engine.revisions.of(key)],
             }
+
+
+def _figures(engine: Engine, line: Line, key: CohortKey, profile: OutcomeProfile | None) -> Iterator[Json]:
+    """The first metrics of a cohort: what its labels say, what was expected of it without them, and the baseline's."""
+    reference = engine.outcomes.reference(line, key[1])
+    shown = profile if profile is not None else reference
+    if shown is None:
+        return
+    now = {} if profile is None else first_figures(profile)
+    is_estimated = engine.names.outcomes[key[1]] == ESTIMATED
+    rows = engine.estimates.performance(line, (line.number, key[2], key[3])) if is_estimated else []
+    expected = {row.metric: (row.value, row.lower, row.upper) for row in rows}
+    base = {} if reference is None else metrics(reference)
+    for name in FIRST_METRICS[shown.task]:
+        yield {
+            "metric": name,
+            **_told("", now.get(name)),
+            **_told("expected_", expected.get(name)),
+            "baseline_value": _finite(base[name].value) if name in base else None,
+        }
+
+
+def _told(prefix: str, figure: Figure | None) -> Json:
+    value, lower, upper = (None, None, None) if figure is None else map(_finite, figure)
+    return {f"{prefix}value": value, f"{prefix}lower": lower, f"{prefix}upper": upper}
+
+
+def _revision(revision: Revision, made: int) -> Json:
+    figures = [{"metric": name, **_told("", figure)} for name, figure in revision.figures.items()]
+    labelled = min(revision.labelled, made)
+    return {"at": time_text(revision.at_us), "labelled": labelled, "coverage": labelled / made, "figures": figures}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -46,6 +46,7 @@ from stream_monitor.records import (
     Stream,
     Verdict,
 )
+from stream_monitor.revisions import Revisions
 from stream_monitor.store import DAYS, FIVE_MINUTES, HOURS, PANES, SCORES, SKETCHES, Store
 from stream_monitor.truth import DAY_US, Ledger, Truth
 from stream_monitor.versions import LEVELS, Line, Version
@@ -147,6 +148,7 @@ class Engine:
         self._load_latest()
         self.outcomes = Outcomes.load(self)
         self.estimates = Estimates(self)
+        self.revisions = Revisions(self)
         self.recent = RecentPredictions(config.duplicate_horizon * MICROSECONDS)
         self._forget_before = NO_TIME
         self._resume()
@@ -517,8 +519,11 @@ class Engine:
     def join(self, now_seconds: float) -> None:
         """Meet labels and predictions, then judge the outcomes whose time has passed."""
         if self.truth.has_work():
-            self.outcomes.take(self.truth.join(self.names.models))
+            met = self.truth.join(self.names.models)
+            self.outcomes.take(met)
+            self.revisions.take(met)
         self._seal_joined(now_seconds)
+        self.revisions.note()
 
     def finish(self, now_seconds: float) -> None:
         """The files are read: seal every pane and close every window with what it has."""
@@ -546,6 +551,7 @@ class Engine:
             version.save()
         self.outcomes.save()
         self.estimates.save()
+        self.revisions.save()
         self.names.save(self.store)
         self._put_incidents(changed)
         self.store.put_counters(self.counters)

@@ -43,7 +43,7 @@ FLUSH_SECONDS = 5.0
 
 
 class Service:
-    """The loop with everything around it. `on_incidents` hears of every change."""
+    """The loop with everything around it. `on_incidents` hears of every change; `haste` is the loop's."""
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class Service:
         dead_letters: Sink | None = None,
         outbox: Outbox | None = None,
         on_incidents: Callable[[list[Incident]], None] | None = None,
+        haste: float = 1.0,
     ) -> None:
         self.config = config
         self.engine = engine
@@ -65,7 +66,7 @@ class Service:
         self._stuck = False
         self._durations = [0] * (len(CHECKPOINT_BUCKETS) + 1)
         self._duration_total = 0.0
-        self._publishing = Pace(1.0, PUBLISH_SHARE)
+        self._publishing = Pace(1.0 / haste, haste * PUBLISH_SHARE)
         self.publisher = Publisher(series=config.limits.series)
         self.monitor = Monitor(
             engine,
@@ -73,6 +74,7 @@ class Service:
             on_refused=self._refuse,
             before_commit=self._prepare,
             on_checkpoint=self._tell,
+            haste=haste,
         )
         self.view = LiveView(self.monitor)
         host, port = config.publish.host, config.publish.port

@@ -295,7 +295,7 @@ class Store:
         """
         for comparison, before_us in (("<", short_before_us), (">=", long_before_us)):
             self._connection.execute(
-                "delete from states where kind in ('made', 'cohort', 'arrival', 'predicted') "
+                "delete from states where kind in ('made', 'cohort', 'revised', 'arrival', 'predicted') "
                 "and cast(string_split(key, '/')[-1] as bigint) < ? "
                 f"and cast(string_split(key, '/')[-2] as bigint) {comparison} 86400",
                 [before_us],
