@@ -421,6 +421,7 @@ class Config(_Part):
     duplicate_horizon: Duration = 600
     windows: Annotated[tuple[Duration, ...], BeforeValidator(_sequence)] = (900, 3600, 86_400, 604_800)
     label_horizon: Duration = 45 * 86_400
+    corrections: Annotated[int, BeforeValidator(_duration), Field(ge=3600)] | None = None
     retention: Retention = Retention()
     drift: DriftConfig = DriftConfig()
     models: dict[Name, ModelConfig] = Field(default_factory=dict)

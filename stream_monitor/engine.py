@@ -136,7 +136,10 @@ class Engine:
         self.sealed_us = _number(store.meta("sealed_us"))
         self.joined_sealed_us = _number(store.meta("joined_sealed_us"))
         self.truth = Truth(
-            store, horizon_us=config.label_horizon * MICROSECONDS, model_of_version=self.names.model_of_version
+            store,
+            horizon_us=config.label_horizon * MICROSECONDS,
+            model_of_version=self.names.model_of_version,
+            corrections_us=None if config.corrections is None else config.corrections * MICROSECONDS,
         )
         saved = store.state("truth", "ledger")
         if saved is not None:
@@ -523,6 +526,8 @@ class Engine:
             self.outcomes.take(met)
             self.revisions.take(met)
         self._seal_joined(now_seconds)
+        if self.joined_sealed_us is not None:
+            self.truth.settle(self.joined_sealed_us)
         self.revisions.note()
 
     def finish(self, now_seconds: float) -> None:

@@ -4,8 +4,9 @@ Everything the service must not forget changes together: offsets, counters, prof
 predictions, labels, incidents and history. A transaction is open from one `commit` to the next;
 readers (the HTTP API) use `reader()`, which sees what was committed.
 
-Data that expires lies on *shelves*: one table for each stretch of event time, dropped whole, since a
-DuckDB file does not give space back for deleted rows. State that changes in place is upserted by key.
+Data that expires lies on *shelves*: one table for each stretch of event time, dropped whole: to delete rows costs as
+much as to write them, and their space can be used again only after most of those around them have gone. State that
+changes in place is upserted by key.
 """
 
 from __future__ import annotations
@@ -431,6 +432,10 @@ class Store:
             names = ", ".join(f"cast(null as {c.split()[1]}) as {c.split()[0]}" for c in shelf.columns.split(", "))
             return f"(select {names} where false)"
         return "(" + " union all ".join(f"select * from {shelf.table(b)}" for b in blocks) + ")"
+
+    def blocks(self, shelf: Shelf) -> list[int]:
+        """The blocks that are there, the oldest first."""
+        return sorted(self._blocks[shelf.name])
 
     def is_empty(self, shelf: Shelf) -> bool:
         return not self._blocks[shelf.name]

@@ -8,6 +8,7 @@ module fetches, writes and counts.
 from __future__ import annotations
 
 import io
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from stream_monitor.window.join import (
     decide,
     id_key,
     label_key,
+    surplus,
     truth_rank,
     truths,
 )
@@ -48,6 +50,15 @@ DELAY_BOUNDS_SECONDS = (1, 10, 60, 600, 3600, 21_600, 86_400, 604_800, 2_592_000
 CLASS_DELAY_BOUNDS_SECONDS = tuple(10 ** (k / 4) for k in range(33))
 """Those of the delays by class, four to the tenfold, up to three years: a quantile between them is right within a tenth or
 so of itself for delays that spread over a bin."""
+
+LABELS_KEPT = 8
+"""Labels of one key (id, model, outcome) that are kept beside its first and its truth: a prediction that comes late parts
+them by their times. A million corrections of one id are counted, and forgotten."""
+
+SETTLED_LABELS = 200_000
+"""Labels of a day that are gone through at once, with their predictions: a second, and some 100 MB."""
+NEVER = 2**62
+"""More truths than a prediction can have."""
 
 MOST_DELAY_CLASSES = 20
 OTHER_CLASSES = "(other)"
@@ -144,6 +155,7 @@ class Ledger:
     prediction_days: dict[tuple[int, int], list[int]] = field(
         default_factory=dict
     )  # (day, version) -> [made, labelled]
+    truths: dict[tuple[int, int], int] = field(default_factory=lambda: defaultdict(int))  # (version, outcome)
     told_labels: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     told_delays: dict[int, list[int]] = field(default_factory=dict)
     told_delay_us: dict[int, int] = field(default_factory=lambda: defaultdict(int))
@@ -191,22 +203,36 @@ class Ledger:
         return ledger
 
 
-_BY_PAIR = ("labels", "label_days", "prediction_days", "told_labels")
+_BY_PAIR = ("labels", "label_days", "prediction_days", "truths", "told_labels")
 _BY_NUMBER = ("labelled", "expired", "predictions", "delays", "delay_us", "told_delays", "told_delay_us")
+
+
+@dataclass(slots=True)
+class _Settling:
+    """A day that is gone through for truths that are final. `shared`: its ids that other days have as well."""
+
+    day: int
+    times: int
+    before_us: int
+    shared: pa.Table
+    parts: int
+    part: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Standing:
     """Labels and predictions, each in the order they came, and what they mean for each other.
 
-    `texts` (labels,) are codes of the labels' texts, `owner` (labels,) the models they are counted under, -1 where none
-    is known, `day` (labels,) the shelves they belong on: that of the prediction a label has met, so that both are
-    forgotten together; that of its arrival for an orphan.
+    `texts` (labels,) are codes of the labels' texts, `key` and `rank` (labels,) what they are and how they compare,
+    `owner` (labels,) the models they are counted under, -1 where none is known, `day` (labels,) the shelves they belong
+    on: that of the prediction a label has met, so that both are forgotten together; that of its arrival for an orphan.
     """
 
     labels: pa.Table
     predictions: pa.Table
     texts: Codes
+    key: Hashes
+    rank: Ints
     decision: Decision
     aims: Aims
     owner: Codes
@@ -218,6 +244,13 @@ class _Standing:
         waits = self.decision.fate == NEW
         waits[self.aims.label] = False
         return np.where(waits, ORPHAN, self.decision.fate)
+
+    def surplus(self) -> Flags:
+        """Which labels have been counted and will mean nothing more."""
+        kept = self.decision.fate == NEW
+        for part in (self.truths.label, self.truths.first, self.truths.opening):
+            kept[part] = True
+        return surplus(self.key, self.rank, kept, most=LABELS_KEPT)
 
     def pairs(self) -> Ints:
         """One number for prediction and outcome of each truth."""
@@ -237,15 +270,26 @@ class _Standing:
 class Truth:
     """Waiting predictions, waiting labels and their ledger, on the store's open transaction."""
 
-    def __init__(self, store: Store, *, horizon_us: int, model_of_version: Callable[[int], int]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        horizon_us: int,
+        model_of_version: Callable[[int], int],
+        corrections_us: int | None = None,
+    ) -> None:
+        """`corrections_us`: how long truths may be corrected, None: as long as the horizon."""
         self._store = store
         self._horizon_us = horizon_us
+        self._corrections_us = corrections_us
         self._model_of_version = model_of_version
         self._new_predictions: list[pa.Table] = []
         self._new_labels: list[pa.Table] = []
         self._next_prediction = int(store.meta("next_prediction") or 1)
         self._next_label = int(store.meta("next_label") or 1)
         self._joined_up_to = int(store.meta("joined_up_to") or 0)
+        self._settled = {int(day): times for day, times in json.loads(store.meta("settled") or "{}").items()}
+        self._settling: _Settling | None = None
         self.ledger = Ledger()
         saved = store.states("truth")
         if "inbox" in saved:
@@ -392,17 +436,20 @@ class Truth:
         )
         placed_us = _greatest(aims, made_us[aims.prediction], np.full(len(labels), NO_TIME))
         shelf_us = self._shelf_time(made_us, made_arrival_us)
+        key, rank = label_key(ids, named, outcome, aims.epoch), truth_rank(time_us, texts)
         return _Standing(
             labels=_with(labels, "arrival_us", np.where(timeless & (arrival_us == NO_TIME), placed_us, arrival_us)),
             predictions=predictions,
             texts=texts,
-            decision=decide(label_key(ids, named, outcome, aims.epoch), time_us, texts),
+            key=key,
+            rank=rank,
+            decision=decide(key, time_us, texts),
             aims=aims,
             owner=_owners(ids, named, made_ids, models),
             day=_greatest(aims, shelf_us[aims.prediction] // DAY_US, labels["day"].to_numpy()),
             truths=truths(
                 aims,
-                rank=truth_rank(time_us, texts),
+                rank=rank,
                 outcome=outcome,
                 label_arrival_us=np.where(timeless, NO_TIME, arrival_us),
                 prediction_arrival_us=made_arrival_us,
@@ -412,17 +459,17 @@ class Truth:
     def _keep(self, stored: pa.Table, after: _Standing) -> None:
         """Put new labels on their shelf, and those that met another prediction on its.
 
-        A spare one is forgotten once it is known which model it counts for.
+        A spare one is forgotten once it is known which model it counts for, one of very many at once.
         """
-        n, rows = len(stored), _with(after.labels, "day", after.day)
+        n, rows, surplus = len(stored), _with(after.labels, "day", after.day), after.surplus()
         needed = ~after.decision.spare[n:] | (after.owner[n:] < 0)
         moved = stored["day"].to_numpy() != after.day[:n]
-        gone = stored.filter(pa.array(moved))
+        gone = stored.filter(pa.array(moved | surplus[:n]))
         for day in np.unique(gone["day"].to_numpy()).tolist():
             self._store.query(
                 f"delete from {LABELS.table(day)} where seq in (select seq from gone) returning seq", gone=gone
             )
-        wanted = rows.filter(pa.array(np.append(moved, needed)))
+        wanted = rows.filter(pa.array(np.append(moved, needed) & ~surplus))
         self._store.append(LABELS, wanted, wanted["day"].to_numpy() * DAY_US)
 
     # -- counting --------------------------------------------------------------------------------
@@ -437,6 +484,10 @@ class Truth:
                 self.ledger.labelled[v] += sign * count
                 if (d, v) in self.ledger.prediction_days:
                     self.ledger.prediction_days[(d, v)][1] += sign * count
+        for standing, sign in ((before, -1), (after, 1)):
+            version = standing.predictions["version"].to_numpy()[standing.truths.prediction]
+            for pair, count in _counts(version, standing.truths.outcome):
+                self.ledger.truths[pair] += sign * count
         same = _positions(before.firsts(), after.firsts())
         self._count_delays(before, _others(len(before.firsts()), same), -1)
         self._count_delays(after, np.flatnonzero(same < 0), 1)
@@ -498,6 +549,91 @@ class Truth:
             if count:
                 self.ledger.label_days[(day, names[model])] += count
 
+    # -- settled truths --------------------------------------------------------------------------
+
+    def settle(self, watermark_us: int) -> bool:
+        """Forget labelled predictions that may no longer be corrected, one part of a day at a time; whether one was due.
+
+        A day is gone through whenever another `corrections` has passed since it ended: what is labelled is kept for at
+        most twice that long. Its counts stay. Predictions that lack an outcome their version has had wait on.
+        """
+        days = set(self._store.blocks(PREDICTIONS)) & set(self._store.blocks(LABELS))
+        if self._settling is None or self._settling.day not in days:
+            day = self._day_to_settle(days, watermark_us)
+            self._settling = None if day is None else self._begin_settling(day, watermark_us)
+        if self._settling is None:
+            return False
+        self._settle_part(self._settling)
+        self._settling.part += 1
+        if self._settling.part >= self._settling.parts:
+            self._settled[self._settling.day] = self._settling.times
+            self._settling = None
+        return True
+
+    def _times(self, day: int, watermark_us: int) -> int:
+        """How often a day that ended so long ago should have been gone through."""
+        return 0 if self._corrections_us is None else (watermark_us - (day + 1) * DAY_US) // self._corrections_us
+
+    def _day_to_settle(self, days: set[int], watermark_us: int) -> int | None:
+        self._settled = {day: times for day, times in self._settled.items() if day in days}
+        due = (day for day in sorted(days) if self._times(day, watermark_us) > self._settled.get(day, 0))
+        return next(due, None)
+
+    def _begin_settling(self, day: int, watermark_us: int) -> _Settling:
+        assert self._corrections_us is not None
+        self.flush_predictions()
+        made, told = PREDICTIONS.table(day), LABELS.table(day)
+        elsewhere = [table for table in map(PREDICTIONS.table, self._store.blocks(PREDICTIONS)) if table != made]
+        others = " union all ".join(f"select id_lo from {table}" for table in elsewhere)
+        shared = self._store.query(
+            f"select distinct id_lo from ({others}) semi join {told} using (id_lo)" if others else
+            f"select id_lo from {told} where false"
+        )  # fmt: skip
+        labels = int(self._store.query(f"select count(*) as n from {told}")["n"][0].as_py())
+        return _Settling(
+            day=day,
+            times=self._times(day, watermark_us),
+            before_us=watermark_us - self._corrections_us,
+            shared=shared,
+            parts=labels // SETTLED_LABELS + 1,
+        )
+
+    def _settle_part(self, held: _Settling) -> None:
+        """Ids by their hashes: what an id has come to is decided by all its rows together."""
+        made, told = PREDICTIONS.table(held.day), LABELS.table(held.day)
+        width = 2**64 // held.parts + 1
+        mine = f"id_lo >= {held.part * width} and id_lo < {(held.part + 1) * width}"
+        labels = self._store.query(
+            f"select l.* from {told} l anti join shared using (id_lo) where {mine} order by seq", shared=held.shared
+        ).cast(LABEL_SCHEMA)
+        if not len(labels):
+            return
+        predictions = self._store.query(
+            f"select p.* from {made} p semi join ids using (id_lo) where {mine} order by seq",
+            ids=labels.select(["id_lo"]),
+        )
+        standing = self._stand(labels, predictions, _text_codes(labels["label"]))
+        settled, spoken = self._settled_rows(standing, held.before_us)
+        for table, rows in ((made, predictions.filter(pa.array(settled))), (told, labels.filter(pa.array(spoken)))):
+            self._store.query(f"delete from {table} where seq in (select seq from gone) returning seq", gone=rows)
+
+    def _settled_rows(self, standing: _Standing, before_us: int) -> tuple[Flags, Flags]:
+        """Which predictions have their truths since before a time, as all of their id have, and the labels that say so."""
+        version, n = standing.predictions["version"].to_numpy(), len(standing.predictions)
+        found = np.bincount(standing.truths.prediction, minlength=n)
+        wanted = Counter(v for v, _ in self.ledger.truths)
+        settled = found >= np.array([wanted.get(v, NEVER) for v in version.tolist()])
+        newest_us = np.full(n, NO_TIME)
+        np.maximum.at(
+            newest_us, standing.aims.prediction, standing.labels["arrival_us"].to_numpy()[standing.aims.label]
+        )
+        settled &= newest_us < before_us
+        waiting = np.unique(_ids(standing.predictions)[~settled])
+        settled &= ~np.isin(_ids(standing.predictions), waiting)
+        spoken = np.zeros(len(standing.labels), np.bool_)
+        spoken[standing.aims.label[settled[standing.aims.prediction]]] = True
+        return settled, spoken
+
     # -- expiry and persistence ------------------------------------------------------------------
 
     def expire(self, watermark_us: int) -> int:
@@ -527,6 +663,7 @@ class Truth:
         self._store.set_meta("next_prediction", str(self._next_prediction))
         self._store.set_meta("next_label", str(self._next_label))
         self._store.set_meta("joined_up_to", str(self._joined_up_to))
+        self._store.set_meta("settled", json.dumps(self._settled))
         return {"inbox": to_ipc(_concat(self._new_labels, LABEL_SCHEMA))}
 
 

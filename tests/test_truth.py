@@ -6,6 +6,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -14,8 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stream_monitor.records import MICROSECONDS, NO_TIME
-from stream_monitor.store import Store
-from stream_monitor.truth import DAY_US, LABEL_SCHEMA, PREDICTION_SCHEMA, Ledger, Met, Truth
+from stream_monitor.store import LABELS, PREDICTIONS, Store
+from stream_monitor.truth import DAY_US, LABEL_SCHEMA, LABELS_KEPT, PREDICTION_SCHEMA, Ledger, Met, Truth
 
 MODELS = ["champion", "challenger"]
 VERSIONS = (0, 1, 0)  # the model of each version: the champion has two
@@ -65,12 +66,18 @@ class Monitor:
     """The late join with what its joins brought: `cohorts` as they add up, and what waits to reach the detectors."""
 
     store: Store = field(default_factory=lambda: Store(None))
+    corrections_us: int | None = None
     cohorts: Counter[Key] = field(default_factory=Counter)
     waiting: dict[Key, Key] = field(default_factory=dict)
     _newest: dict[type, int] = field(default_factory=lambda: defaultdict(int))
 
     def __post_init__(self) -> None:
-        self.truth = Truth(self.store, horizon_us=HORIZON_US, model_of_version=VERSIONS.__getitem__)
+        self.truth = Truth(
+            self.store,
+            horizon_us=HORIZON_US,
+            model_of_version=VERSIONS.__getitem__,
+            corrections_us=self.corrections_us,
+        )
 
     def read(self, predictions: Sequence[Prediction], labels: Sequence[Label]) -> None:
         """Hand in records, and join them."""
@@ -430,3 +437,102 @@ def test_orphans_expire_under_the_model_they_name() -> None:
     waiting = {("", "orphan_waiting"): 1, ("champion", "orphan_waiting"): 1}
     expired = {("challenger", "orphan_expired"): 2, ("", "orphan_expired"): 1}
     assert monitor.books()["labels"] == waiting | expired
+
+
+# -- what truths cost ------------------------------------------------------------------------------
+
+DAY = DAY_US // MICROSECONDS
+
+
+def kept(monitor: Monitor) -> tuple[int, int]:
+    """Predictions and labels in the state file."""
+    monitor.truth.flush_predictions()
+    relations = (monitor.store.relation(shelf) for shelf in (PREDICTIONS, LABELS))
+    return tuple(monitor.store.query(f"select count(*) as n from {r}")["n"][0].as_py() for r in relations)
+
+
+def settle(monitor: Monitor, seconds: int) -> None:
+    """Go through all that is due so far into the story."""
+    while monitor.truth.settle(START_US + seconds * MICROSECONDS):
+        pass
+
+
+@pytest.mark.parametrize("ids", [[1], [2], [1, 2]], ids=["predicted", "never predicted", "both"])
+@pytest.mark.parametrize("texts", ["yes no maybe", "yes"])
+def test_corrections_without_end_are_counted_and_forgotten(ids: list[int], texts: str) -> None:
+    """What is kept of one id does not grow with its labels; the newest truth stands, and every label has its fate."""
+    monitor, told = Monitor(), texts.split()
+    labels = [Label(i, 10 + k, told[k % len(told)]) for k in range(5_000) for i in ids]
+    monitor.read([Prediction(1, 0)], [])
+    for start in range(0, len(labels), 1_000):
+        monitor.read([], labels[start : start + 1_000])
+        assert kept(monitor)[1] <= len(ids) * (LABELS_KEPT + 2)
+    fates, truths = by_hand([Prediction(1, 0)], labels)
+    assert (monitor.fates(), monitor.truths()) == (fates, truths)
+    monitor.restart()
+    more = [Label(1, 10_000, "at last"), Label(2, 10_000, "at last"), Label(1, 9, "long ago")]
+    monitor.read([], more)
+    assert (monitor.fates(), monitor.truths()) == by_hand([Prediction(1, 0)], labels + more)
+
+
+def test_truths_are_settled_once_they_may_not_be_corrected_any_more() -> None:
+    """Labelled predictions and their labels leave the file after `corrections`; nothing that was counted changes."""
+    monitor = Monitor(corrections_us=7 * DAY_US)
+    made = [Prediction(i, 60 * i) for i in range(1, 101)]
+    labels = [Label(i, DAY // 2 + i, "no") for i in range(1, 61)]
+    monitor.read(made, labels)
+    before = monitor.books(), monitor.truths()
+    settle(monitor, 7 * DAY)
+    assert kept(monitor) == (100, 60)
+    monitor.read([], [Label(1, 7 * DAY, "yes")])
+    assert monitor.truths()[(1, 0, 60, 0)] == "yes"
+    monitor.read([], [Label(1, DAY // 2 + 1, "no", model=0), Label(1, 7 * DAY + 1, "no")])
+    settle(monitor, 8 * DAY + 1)
+    assert kept(monitor) == (41, 4), "the one that was corrected yesterday, and those without a label"
+    monitor.restart()
+    assert (monitor.books()["truths"], monitor.truths()) == (before[0]["truths"], before[1])
+    settle(monitor, 15 * DAY + 1)
+    assert kept(monitor) == (40, 0)
+    late = [Label(1, 16 * DAY, "yes"), Label(80, 16 * DAY, "yes")]
+    monitor.read([], late)
+    assert monitor.fates()["orphan_waiting"] == 1, "as if it had not been predicted"
+    assert monitor.truths()[(80, 0, 4800, 0)] == "yes"
+    assert monitor.truth.ledger.waiting(0) == 39
+    monitor.truth.expire(START_US + 60 * DAY_US)
+    assert monitor.truth.ledger.expired[0] == 39
+
+
+def test_what_may_still_be_said_keeps_a_prediction() -> None:
+    """An outcome the version has had elsewhere, a challenger without its label, a second prediction of the id."""
+    monitor = Monitor(corrections_us=DAY_US)
+    made = [Prediction(1, 0), Prediction(2, 0), Prediction(3, 0), Prediction(3, 0, version=1), Prediction(4, 0)]
+    monitor.read(
+        [*made, Prediction(4, 2 * DAY)],
+        [Label(i, 60) for i in (1, 2)] + [Label(3, 60, model=0), Label(4, 60), Label(1, 90, outcome=1)],
+    )
+    settle(monitor, 3 * DAY)
+    assert kept(monitor)[0] == 5, "only the first has both outcomes"
+    monitor.read([], [Label(2, 3 * DAY, outcome=1), Label(3, 3 * DAY, "no")])
+    settle(monitor, 6 * DAY)
+    found = monitor.store.query(f"select id_lo from {monitor.store.relation(PREDICTIONS)}")
+    assert set(found["id_lo"].to_pylist()) == {3, 4}
+
+
+@settings(max_examples=50, deadline=None)
+@given(stories_of_predictions, stories_of_labels, st.lists(st.integers(0, 5), max_size=4))
+def test_settling_changes_nothing_that_comes_in_time(
+    predictions: list[Prediction], labels: list[Label], cuts: list[int]
+) -> None:
+    """Predictions and labels of one day, settled a week later, with a restart between: fates, truths and books stand."""
+    plain, settled = Monitor(), Monitor(corrections_us=DAY_US)
+    for monitor in (plain, settled):
+        monitor.read(predictions, [])
+        for start, stop in pairwise([0, *sorted(cuts), len(labels)]):
+            monitor.read([], labels[start:stop])
+        if monitor is settled:
+            settle(monitor, 8 * DAY)
+            monitor.restart()
+        monitor.read([Prediction(99, 8 * DAY)], [Label(99, 8 * DAY)])
+    assert settled.books() == plain.books()
+    assert settled.truths() == plain.truths()
+    assert all(a <= b for a, b in zip(kept(settled), kept(plain), strict=True))

@@ -122,6 +122,18 @@ def decide(key: Hashes, time_us: Ints, text: Codes) -> Decision:
     return Decision(fate, spare)
 
 
+def surplus(key: Hashes, rank: Ints, kept: Flags, *, most: int) -> Flags:
+    """Labels (n,) that are neither `kept` nor among the `most` of the greatest rank under their key."""
+    n = len(key)
+    _, group = np.unique(key, return_inverse=True)
+    order = np.lexsort((rank, group))
+    last = np.append(np.diff(group[order]) != 0, True)[:n]
+    end = np.flatnonzero(last)[group[order]]
+    found = np.empty(n, np.bool_)
+    found[order] = end - np.arange(n) >= most
+    return np.asarray(found & ~kept, np.bool_)
+
+
 @dataclass(frozen=True, slots=True)
 class Truths:
     """Each (prediction, outcome) that has a truth, in this order, as row numbers of predictions and labels (k,).
