@@ -14,8 +14,9 @@ import tempfile
 import threading
 import time
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from stream_monitor.engine import Engine
 from stream_monitor.errors import UsageError
 from stream_monitor.judge.baseline import Baseline
 from stream_monitor.publish.events import Terminal
-from stream_monitor.records import MICROSECONDS, NO_TIME, Binding, PartitionId, RawBatch, Stream
+from stream_monitor.publish.http import Filters
+from stream_monitor.records import MICROSECONDS, NO_TIME, Binding, Json, PartitionId, RawBatch, Stream
 from stream_monitor.service import Service
 from stream_monitor.source.memory import MemorySource
 from stream_monitor.store import Store
@@ -48,12 +50,21 @@ TICK_SECONDS = 0.1
 INFERENCE = PartitionId(Stream.INFERENCE, "inference", 0)
 LABELS = PartitionId(Stream.GROUND_TRUTH, "ground-truth", 0)
 
-STORY = (
-    "hour 2 to 4    credit: applicants with higher incomes come, and more of them over the app",
-    "hour 3 to 6    demand: shoppers react differently to price; inputs look the same, labels come 15 minutes later",
-    "hour 5 to 6    credit: an upstream team sends age as text",
-    "hour 7         credit: version 8 goes live with a baseline of its own",
-)
+STORY: tuple[tuple[int, int | None, str], ...] = (
+    (2, 4, "credit: applicants with higher incomes come, and more of them over the app"),
+    (3, 6, "demand: shoppers react differently to price; inputs look the same. Labels come 15 minutes later: "
+           "the incident opens by them, and dates the change to when its predictions were made"),
+    (5, 6, "credit: an upstream team sends age as text"),
+    (7, None, "credit: version 8 goes live with a baseline of its own"),
+)  # fmt: skip
+"""(from hour, to hour or for good, what happens)."""
+
+FOLLOWED = (("credit", "7", 2.5), ("demand", "3", 2.75))
+"""(model, version, hour): the first quarter of an hour that begins then or later is followed as its labels come. Credit's
+inputs have moved by then and its relation holds; in the midst of demand's the relation changes."""
+
+HASTE = 5.0
+"""Twelve minutes pass in a second: with the usual second between two commits a quarter of an hour is but one or two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +176,88 @@ def _line(body: dict[str, Any]) -> bytes:
     return json.dumps(body, separators=(",", ":")).encode()
 
 
+@dataclass(slots=True)
+class Follower:
+    """Tells how the labels of one cohort came, from what the API says of it: at first, in between, and in the end.
+
+    `ask`: the rows of `/api/v1/labels`. `start_us`: the cohort is the first of its length that begins then or later.
+    """
+
+    ask: Callable[[Filters], Sequence[Json]]
+    model: str
+    version: str
+    start_us: int
+    window: str = "15m"
+    told: list[float] = field(default_factory=list)  # the coverage of each line so far
+    followed: str | None = None  # the start of its window, once it is there
+    is_over: bool = False
+
+    def lines(self) -> Iterator[str]:
+        """What is new since the last time."""
+        for row in () if self.is_over else self.ask(Filters(model=self.model, version=self.version)):
+            if row["outcome"] != "label":
+                continue
+            cohorts = {c["window_start"]: c for c in row["cohorts"] if c["window"] == self.window}
+            later = [start for start in cohorts if _us(start) >= self.start_us]
+            if self.followed is None and later:
+                self.followed = min(later)
+            if self.followed in cohorts:
+                yield from self._news(cohorts[self.followed], newest=cohorts[max(cohorts)])
+
+    def _news(self, cohort: Json, *, newest: Json) -> Iterator[str]:
+        fresh = [r for r in cohort["revisions"] if not self.told or r["coverage"] >= self.told[-1] + FURTHER]
+        for revision in fresh[: BEFORE_THE_LAST - len(self.told)]:
+            self.told.append(revision["coverage"])
+            yield self._line(cohort, revision)
+        if _us(newest["window_end"]) >= _us(cohort["window_end"]) + SETTLED_SECONDS * MICROSECONDS:
+            self.is_over = True
+            yield self._line(cohort, cohort) + self._change(cohort)
+
+    def _line(self, cohort: Json, then: Json) -> str:
+        """A cohort as it was at a revision, or as it is now."""
+        spoken = cohort["figures"][0]
+        figure = next(f for f in then["figures"] if f["metric"] == spoken["metric"])
+        since, until = (f"{_moment(_us(cohort[name])):%H:%M}" for name in ("window_start", "window_end"))
+        beside = [f"expected {_written(spoken, 'expected_')}"] if spoken["expected_value"] is not None else []
+        beside += ["no baseline" if spoken["baseline_value"] is None else f"baseline {spoken['baseline_value']:.3g}"]
+        return (
+            f"{self.model} {self.version}, predictions of {since} to {until}: {then['coverage']:.0%} labelled, "
+            f"{spoken['metric']} {_written(figure)}; {', '.join(beside)}"
+        )
+
+    def _change(self, cohort: Json) -> str:
+        """What became of the first figure."""
+        if not cohort["revisions"]:
+            return ""
+        first, name = cohort["revisions"][0], cohort["figures"][0]["metric"]
+        before = next(f for f in first["figures"] if f["metric"] == name)
+        return f". At {first['coverage']:.0%} labelled it was {before['value']:.3g}"
+
+
+FURTHER = 0.15
+"""By how much more of a cohort is labelled at the next line."""
+
+BEFORE_THE_LAST = 2
+"""Lines about a cohort while its labels come; the last is told when they have."""
+
+SETTLED_SECONDS = 2_700
+"""Three windows after its end next to all labels have come, and `/api/v1/labels` still lists the cohort."""
+
+
+def _written(figure: Json, prefix: str = "") -> str:
+    """A value with its interval."""
+    value, lower, upper = (figure[f"{prefix}{part}"] for part in ("value", "lower", "upper"))
+    return f"{value:.3g}" + (f" ({lower:.3g} to {upper:.3g})" if lower is not None and upper is not None else "")
+
+
+def _us(text: str) -> int:
+    return round(datetime.fromisoformat(text).timestamp() * MICROSECONDS)
+
+
+def _moment(time_us: int) -> datetime:
+    return datetime.fromtimestamp(time_us / MICROSECONDS, UTC)
+
+
 def demo_config(port: int, state: Path) -> Config:
     """What a user would write for these two models."""
     return parse(
@@ -210,27 +303,45 @@ def run_demo(*, port: int, duration: str | None, browser: bool) -> None:
     except ValueError as error:
         raise UsageError(f"--for {duration}: {error}") from error
     out = Console(highlight=False, soft_wrap=True)
-    out.print("Two models, eight hours of traffic in 40 seconds:")
-    for line in STORY:
+    start_us = int(time.time() - HOURS * 3600) * MICROSECONDS
+    out.print("Two models, eight hours of traffic in 40 seconds (times are UTC):")
+    for line in story_lines(start_us):
         out.print(f"  {line}", markup=False)
     with tempfile.TemporaryDirectory(prefix="stream-monitor-demo-") as folder:
         config = demo_config(port, Path(folder) / "demo.duckdb")
         store = Store(config.state)
         try:
-            _serve(config, store, out, seconds=seconds, browser=browser)
+            _serve(config, store, out, start_us=start_us, seconds=seconds, browser=browser)
         finally:
             store.close()
 
 
-def _serve(config: Config, store: Store, out: Console, *, seconds: int | None, browser: bool) -> None:
-    start_us = int(time.time() - HOURS * 3600) * MICROSECONDS
+def story_lines(start_us: int) -> Iterator[str]:
+    """What will happen, and when."""
+    for begin, end, text in STORY:
+        since, until = (_moment(start_us + (h or 0) * 3600 * MICROSECONDS) for h in (begin, end))
+        yield f"{since:%H:%M} {f'to {until:%H:%M}' if end is not None else 'on':9} {text}"
+
+
+def _follow(followers: Sequence[Follower], out: Console, stop: threading.Event) -> None:
+    """Print what the followers tell until they are through."""
+    while not stop.wait(TICK_SECONDS) and not all(follower.is_over for follower in followers):
+        for follower in followers:
+            for line in follower.lines():
+                out.print(line, markup=False)
+
+
+def _serve(config: Config, store: Store, out: Console, *, start_us: int, seconds: int | None, browser: bool) -> None:
     source = MemorySource([Binding(p.stream, p.topic) for p in (INFERENCE, LABELS)])
     stop = threading.Event()
     engine = Engine(config, store, baselines=demo_baselines(config), expects_labels=True)
-    service = Service(config, engine, source, on_incidents=Terminal(sys.stdout).tell)
+    service = Service(config, engine, source, on_incidents=Terminal(sys.stdout).tell, haste=HASTE)
     teller = Teller(source, start_us)
+    followers = [Follower(service.view.labels, model, version, start_us + int(hour * 3600) * MICROSECONDS)
+                 for model, version, hour in FOLLOWED]  # fmt: skip
     timer = None if seconds is None else threading.Timer(seconds, stop.set)
     threading.Thread(target=teller.run, name="story", daemon=True).start()
+    threading.Thread(target=_follow, args=(followers, out, teller.stop), name="cohorts", daemon=True).start()
     if timer is not None:
         timer.start()
     url = f"http://127.0.0.1:{config.publish.port}/"

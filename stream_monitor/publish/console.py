@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -18,6 +18,7 @@ from stream_monitor.records import Json
 WORST_FEATURES = 12
 RECENT_CLOSED = 10
 PERFORMANCE_ROWS = 24
+COHORT_LINES = 4
 NAME_CHARACTERS = 80
 """What fits a screen; the API has the rest."""
 
@@ -38,7 +39,7 @@ table{width:100%;border-collapse:collapse}.wide{overflow-x:auto}
 th{font-weight:500;color:var(--soft);text-align:left;font-size:13px}
 th,td{padding:6px 14px 6px 0;border-bottom:1px solid var(--line);vertical-align:top}tr:last-child td{border-bottom:0}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.name{max-width:340px;overflow-wrap:anywhere}.soft{color:var(--soft)}.small{font-size:13px}
+.name{min-width:84px;max-width:340px;overflow-wrap:anywhere}.when{white-space:nowrap}.soft{color:var(--soft)}.small{font-size:13px}
 ul.incidents{list-style:none;margin:0;padding:0}
 ul.incidents li{border-left:4px solid var(--line);padding:2px 0 2px 14px;margin:0 0 14px}
 ul.incidents li:last-child{margin-bottom:0}
@@ -52,6 +53,9 @@ background:var(--track);color:var(--soft)}
 .words{margin:2px 0;overflow-wrap:anywhere}
 .bar{display:block;min-width:160px;margin-top:7px;background:var(--track);border-radius:5px}
 .bar rect{fill:var(--good)}.bar.over rect{fill:var(--bad)}.bar rect.mark{fill:var(--ink)}
+.cover .bar{min-width:90px}.strip{display:block;min-width:190px;margin-top:3px}.strip line{stroke:var(--ink);stroke-width:2}
+.strip circle{fill:var(--ink)}.strip circle.before{fill:none;stroke:var(--soft)}.strip rect{fill:var(--note);opacity:.25}
+.strip line.base{stroke:var(--warn);stroke-dasharray:2 2}
 .state.bad{color:var(--bad)}.state.good{color:var(--good)}.empty{color:var(--soft);margin:0}
 dl{display:flex;flex-wrap:wrap;gap:8px 34px;margin:0}dt{color:var(--soft);font-size:13px}
 dd{margin:0;font-size:19px;font-variant-numeric:tabular-nums}
@@ -98,6 +102,7 @@ def page(
     closed: Sequence[Json],
     performance: Sequence[Json],
     reasons: Sequence[str],
+    labels: Sequence[Json] = (),
 ) -> str:
     """The console. `reasons` why the service is not ready; none: it is."""
     count = len(opened)
@@ -107,7 +112,8 @@ def page(
             _opened(opened),
             _models(models),
             _features(features),
-            _performance(performance),
+            _cohorts(labels),
+            _performance(spoken(performance)[:PERFORMANCE_ROWS]),
             _closed(closed),
             _totals(summary),
         )
@@ -268,6 +274,21 @@ def _bar(score: Json) -> str:
     )
 
 
+SPOKEN_METRICS = ("accuracy", "f1", "auc", "log_loss", "calibration_error", "mae", "rmse", "bias", "r2")
+"""What people ask first; the API has the others, and those of segments and longer windows."""
+
+
+def spoken(rows: Iterable[Json]) -> list[Json]:
+    """Those of whole models in the shortest window each has: one model's every metric would leave no room for another."""
+    windows: dict[tuple[str, str, str], str] = {}
+    found = []
+    for row in rows:
+        window = windows.setdefault((row["model"], row["version"], row.get("outcome", "label")), row["window"])
+        if not row.get("segment") and row["metric"] in SPOKEN_METRICS and row["window"] == window:
+            found.append(row)
+    return found
+
+
 def _performance(rows: Sequence[Json]) -> str:
     heads = [("Model", "name"), ("Metric", ""), ("Value", "n"), ("Interval", "n"), ("Baseline", "n"), ("Coverage", "n"),
              ("Labelled", "n"), ("Window", "")]  # fmt: skip
@@ -290,6 +311,111 @@ def _performance(rows: Sequence[Json]) -> str:
 def _interval(row: Json) -> str:
     lower, upper = _number(row["lower"]), _number(row["upper"])
     return lower if lower == upper == "–" else f"{lower} – {upper}"
+
+
+def _cohorts(labels: Sequence[Json]) -> str:
+    """How the newest cohorts of each version were labelled, and what became of their first metric meanwhile."""
+    found = [(row, cohorts) for row in labels if (cohorts := labelled_cohorts(row))]
+    found.sort(key=lambda pair: str(pair[1][0]["window_end"]), reverse=True)
+    found.sort(key=lambda pair: not pair[0].get("is_late"))
+    heads = [("Model", "name"), ("Predictions of", "when"), ("Labelled", "cover"), ("", "n"), ("First said", "n"),
+             ("Now", "n"), ("Expected", "n"), ("", "")]  # fmt: skip
+    rows = [cells for row, cohorts in found[:COHORT_LINES] for cells in _cohort_rows(row, cohorts)]
+    more = len(found) - COHORT_LINES
+    left = f'; {more} more versions in <a href="/api/v1/labels">the API</a>' if more > 0 else ""
+    legend = (
+        '<p class="soft small words">Bar: labelled, mark: usual by now. Strip: the band is what was expected without '
+        "labels, the line what they say now with its interval, circles what was said before, the dashed mark the "
+        f"baseline{left}.</p>"
+    )
+    table = _table(heads, rows)
+    return _section("Cohorts and their labels", table and table + legend, otherwise="No labels yet.")
+
+
+def labelled_cohorts(row: Json) -> list[Json]:
+    """The cohorts of the shortest window that has labels for any; the newest first."""
+    by_window: dict[str, list[Json]] = {}
+    for cohort in row.get("cohorts", ()):
+        by_window.setdefault(cohort["window"], []).append(cohort)
+    return next((some for some in by_window.values() if any(c["labelled"] for c in some)), [])
+
+
+def _cohort_rows(row: Json, cohorts: Sequence[Json]) -> Iterator[Sequence[str]]:
+    ends = [e for c in cohorts for e in _ends(c)]
+    low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
+    named = "" if row["outcome"] == "label" else f"{row['outcome']} "
+    for number, cohort in enumerate(cohorts):
+        figure = _first_figure(cohort)
+        metric = str(figure.get("metric", ""))
+        before = _said(cohort, metric)
+        first = f'{_number(before[0][1])} <span class="soft">at {_share(before[0][0])}</span>' if before else "–"
+        yield (
+            f'{_line(row)} <span class="soft small">{_name(named + metric)}</span>' if number == 0 else "",
+            f'{_time(cohort["window_start"])} <span class="soft small">{_text(cohort["window"])}</span>',
+            _filled(cohort),
+            f'{_share(cohort["coverage"])} <span class="tag {RIPE.get(cohort["ripeness"], "")}">'
+            f"{_text(cohort['ripeness'].replace('_', ' '))}</span>",
+            first,
+            _number(figure.get("value")),
+            _interval({end: figure.get(f"expected_{end}") for end in ("lower", "upper")}),
+            _strip(figure, [value for _, value in before], low, high),
+        )
+
+
+RIPE = {"ripe": "ok", "labels_missing": "warning"}
+"""Ripeness -> how it is marked."""
+
+
+def _first_figure(cohort: Json) -> Json:
+    return cohort["figures"][0] if cohort["figures"] else {}
+
+
+def _said(cohort: Json, metric: str) -> list[tuple[float, float]]:
+    """(coverage, value) of a metric at each revision."""
+    said = [(r["coverage"], f["value"]) for r in cohort["revisions"] for f in r["figures"] if f["metric"] == metric]
+    return [(coverage, value) for coverage, value in said if _defined(value) is not None]
+
+
+def _ends(cohort: Json) -> list[float]:
+    """All that the strip of a cohort has to have room for."""
+    figure = _first_figure(cohort)
+    names = ("value", "lower", "upper", "expected_lower", "expected_upper", "baseline_value")
+    values = [*(figure.get(name) for name in names), *(value for _, value in _said(cohort, str(figure.get("metric"))))]
+    return [number for value in values if (number := _defined(value)) is not None]
+
+
+def _filled(cohort: Json) -> str:
+    """The labelled share of the whole width, with a mark at what it usually is by now."""
+    usual = _defined(cohort.get("usual_coverage"))
+    mark = "" if usual is None else f'<rect x="{100 * usual:.1f}%" width="2" height="10" class="mark"/>'
+    return (
+        f'<svg class="bar" width="100%" height="10" role="img" aria-label="{_share(cohort["coverage"])} labelled">'
+        f'<rect width="{100 * (_defined(cohort["coverage"]) or 0.0):.1f}%" height="10" rx="5"/>{mark}</svg>'
+    )
+
+
+def _strip(figure: Json, before: Sequence[float], low: float, high: float) -> str:
+    """Expected, before and now on one scale, the same for all cohorts of a version."""
+
+    def at(value: object) -> str | None:
+        number = _defined(value)
+        return None if number is None else f"{4 + 92 * (number - low) / ((high - low) or 1.0):.1f}%"
+
+    parts = []
+    left, right = _defined(figure.get("expected_lower")), _defined(figure.get("expected_upper"))
+    if left is not None and right is not None:
+        width = 92 * (right - left) / ((high - low) or 1.0)
+        parts.append(f'<rect x="{at(left)}" width="{max(width, 1.0):.1f}%" height="16" rx="3"/>')
+    if (base := at(figure.get("baseline_value"))) is not None:
+        parts.append(f'<line class="base" x1="{base}" x2="{base}" y1="0" y2="16"/>')
+    parts += [f'<circle class="before" cx="{at(value)}" cy="8" r="3"/>' for value in before]
+    lower, now, upper = (at(figure.get(name)) for name in ("lower", "value", "upper"))
+    if lower is not None and upper is not None:
+        parts.append(f'<line x1="{lower}" x2="{upper}" y1="8" y2="8"/>')
+    if now is not None:
+        parts.append(f'<circle cx="{now}" cy="8" r="4"/>')
+    words = f"{_text(figure.get('metric', 'no figure'))} {_number(figure.get('value'))}"
+    return f'<svg class="strip" width="100%" height="16" role="img" aria-label="{words}">{"".join(parts)}</svg>'
 
 
 def _closed(incidents: Sequence[Json]) -> str:

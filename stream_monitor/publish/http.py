@@ -264,7 +264,8 @@ predictions labelled by an age, from predictions that have reached it alone, its
 whether that is enough to be `judged` by; `through_after_seconds`, the age by which labels are through, null while it cannot
 be told; `is_late`, whether an incident says so; and the newest `cohorts` with their coverage, what it usually is by now and
 their `ripeness`: objectives are judged on those that are `ripe`, and wait for `young` ones, for those with `labels_missing`
-and while the habit is `unknown`."""
+and while the habit is `unknown`. Of each cohort `figures` are its first metrics by the labels so far, beside what was
+expected without them and the baseline's, and `revisions` what was said before, for each further tenth that was labelled."""
 
 
 PERFORMANCE = """Without `since` and `until`: the newest closed window with labels, of each length and basis. With one of
@@ -493,8 +494,9 @@ def _console(view: View) -> str:
         features=view.features(Filters(limit=PAGE_ROWS)),
         opened=view.incidents(Filters(state="open")),
         closed=view.incidents(Filters(state="closed", limit=console.RECENT_CLOSED)),
-        performance=view.performance(Filters(basis="cohort", limit=console.PERFORMANCE_ROWS)),
+        performance=view.performance(Filters(basis="cohort", limit=PAGE_ROWS)),
         reasons=view.ready()[1],
+        labels=view.labels(Filters(limit=PAGE_ROWS)),
     )
 
 

@@ -97,6 +97,32 @@ def feature(name: str, value: float, threshold: float, verdict: str, *, model: s
     }
 
 
+def labels(model: str, version: str, *, is_late: bool = False, labelled: int = 580) -> dict[str, Any]:
+    """How the labels of one version come; a day's cohort is always labelled, shorter ones as told."""
+    cohorts = [cohort("15m", "09:30", labelled), cohort("15m", "09:15", 2 * labelled), cohort("1d", "00:00", 400)]
+    return {"model": model, "version": version, "outcome": "label", "is_late": is_late, "cohorts": cohorts}
+
+
+def cohort(window: str, start: str, labelled: int) -> dict[str, Any]:
+    """Of 1,800 predictions; what was said of it at a tenth of them, and what is said now."""
+    figure = {"metric": "accuracy", "value": 0.741, "lower": 0.72, "upper": 0.76}
+    before = {"metric": "accuracy", "value": 0.712, "lower": 0.65, "upper": 0.77}
+    expected = {"expected_value": 0.744, "expected_lower": 0.723, "expected_upper": 0.765, "baseline_value": 0.681}
+    at = f"2026-11-21T{start}:00.000Z"
+    return {
+        "window": window,
+        "window_start": at,
+        "window_end": at,
+        "predictions": 1_800,
+        "labelled": labelled,
+        "coverage": labelled / 1_800,
+        "usual_coverage": 0.49 if labelled else None,
+        "ripeness": "labels_missing" if labelled else "unknown",
+        "figures": [figure | expected] if labelled else [],
+        "revisions": [{"at": at, "labelled": 180, "coverage": 0.1, "figures": [before]}] if labelled else [],
+    }
+
+
 @dataclass
 class FakeView:
     """Answers at once; remembers what it was asked."""
@@ -178,7 +204,8 @@ class FakeView:
 
     def labels(self, filters: Filters) -> Sequence[Json]:
         self.asked.append(filters)
-        return [{"model": "credit", "version": "7", "outcome": "label", "is_late": False}][filters.offset :]
+        rows = [labels("credit", "7"), labels(HOSTILE, "1", is_late=True), labels("churn", "2026-11", labelled=0)]
+        return [] if self.is_empty else rows[filters.offset : filters.offset + filters.limit]
 
     def scores(self, filters: Filters) -> Sequence[Json]:
         self.asked.append(filters)

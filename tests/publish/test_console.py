@@ -6,7 +6,7 @@ import math
 from html.parser import HTMLParser
 
 import pytest
-from fake_view import HOSTILE, FakeView
+from fake_view import HOSTILE, FakeView, cohort, labels
 from fastapi.testclient import TestClient
 
 from stream_monitor.publish import console
@@ -32,8 +32,9 @@ class Reader(HTMLParser):
         if tag != "meta":
             self._open.append(tag)
 
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002 - its signature
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
 
     def handle_endtag(self, tag: str) -> None:
         assert self._open.pop() == tag
@@ -136,3 +137,67 @@ def test_a_very_long_name_is_cut() -> None:
     page = console.page(summary={}, models=[], features=features, opened=[], closed=[], performance=[], reasons=[])
     assert "x" * 80 + "…" in Reader(page).text
     assert "x" * 1001 not in page
+
+
+def labels_section(page: str) -> str:
+    """What a person reads of cohorts."""
+    text = Reader(page).text
+    return text[text.index("Cohorts and their labels") : text.index("Model quality")]
+
+
+def test_cohorts_tell_their_labels_and_what_was_said_before() -> None:
+    """Coverage, the first figure and that of now, what was expected; the longer window where shorter ones have no labels."""
+    part = labels_section(web(FakeView()).get("/").text)
+    for words in ("11-21 09:30", "32 %", "64 %", "labels missing", "0.712", "at 10 %", "0.741", "0.723 – 0.765"):
+        assert words in part
+    churn = part[part.index("churn 2026-11") :]
+    assert "11-21 00:00" in churn
+    assert "09:30" not in churn
+
+
+def test_versions_whose_labels_are_late_come_first() -> None:
+    """And a name that looks like a script is text there too."""
+    part = labels_section(web(FakeView()).get("/").text)
+    assert part.index(HOSTILE) < part.index("credit 7") < part.index("churn 2026-11")
+
+
+def test_many_versions_leave_the_page_small() -> None:
+    """The newest few are shown; how many more there are is said."""
+    rows = [labels(f"m{n:03}", "1") for n in range(300)]
+    quality = [{**row, "model": f"m{n:03}"} for n in range(300) for row in FakeView().performance(Filters())]
+    page = console.page(summary={}, models=[], features=[], opened=[], closed=[], performance=quality, reasons=[],
+                        labels=rows)  # fmt: skip
+    assert "296 more versions" in Reader(page).text
+    assert len(page) < 60_000
+
+
+def test_nothing_of_a_cohort_needs_to_be_known() -> None:
+    """No interval, no figure, no habit: dashes and an empty strip, never nan."""
+    bare = cohort("1h", "08:00", 0) | {"labelled": 1, "coverage": math.nan, "usual_coverage": math.nan}
+    vague = cohort("1h", "07:00", 40)
+    vague["figures"] = [dict.fromkeys(vague["figures"][0], None) | {"metric": "mae", "value": 3.5}]
+    rows = [labels("m", "1") | {"cohorts": [bare, vague]}]
+    page = console.page(summary={}, models=[], features=[], opened=[], closed=[], performance=[], reasons=[],
+                        labels=rows)  # fmt: skip
+    Reader(page)
+    assert "nan" not in page.lower()
+    assert "None" not in page
+
+
+def test_the_strip_has_one_scale_for_all_cohorts_of_a_version() -> None:
+    """The same value lies at the same place in each; what lies between others is drawn between them."""
+    read = Reader(web(FakeView()).get("/").text)
+    places = [float(value.rstrip("%")) for name, value in read.attributes if name == "cx"]
+    assert len(set(places)) == 2  # before and now, twice alike, in three versions
+    before, now = sorted(set(places))
+    assert 4 <= before < now <= 96
+
+
+def test_quality_speaks_of_every_model() -> None:
+    """The first metrics of the shortest window; one model's twenty do not leave the others out."""
+    [row, *_] = FakeView().performance(Filters())
+    rows = [{**row, "model": model, "window": window, "metric": metric, "segment": segment}
+            for model in ("a", "b") for segment in ({}, {"market": "eu"}) for window in ("15m", "1h")
+            for metric in ("accuracy", "true_positive_rate", "auc", "recall[yes]")]  # fmt: skip
+    found = [(r["model"], r["window"], r["metric"]) for r in console.spoken(rows)]
+    assert found == [(m, "15m", metric) for m in ("a", "b") for metric in ("accuracy", "auc")]
