@@ -13,7 +13,7 @@ from stream_monitor.config import Config
 from stream_monitor.decode import Decoder, DecoderOptions, ModelOptions
 from stream_monitor.errors import InputError, UsageError
 from stream_monitor.judge.baseline import MAGIC, Baseline, Reading, build, is_baseline_file
-from stream_monitor.records import Binding, Inferences, ModelKey, RawBatch, Stream
+from stream_monitor.records import Binding, Floats, Inferences, ModelKey, RawBatch, Stream
 from stream_monitor.source.files import FileSource
 from stream_monitor.summarize.outcome import Joined, OutcomeProfile, Task, class_probabilities, task_of
 from stream_monitor.summarize.rows import Rows, concat
@@ -98,6 +98,7 @@ class _Gathered:
         self.rows: dict[ModelKey, list[Rows]] = defaultdict(list)
         self._outcomes: dict[ModelKey, OutcomeProfile] = {}
         self._told: dict[ModelKey, list[tuple[pa.Array, pa.Array]]] = defaultdict(list)  # probabilities and truths
+        self._truth: dict[ModelKey, list[Floats]] = defaultdict(list)  # of every row, NaN where it carries no number
         self._newest: dict[ModelKey, int] = defaultdict(int)
 
     def add(self, columns: Inferences) -> None:
@@ -109,6 +110,7 @@ class _Gathered:
             none = np.zeros(len(row), np.int32)
             self.rows[key].append(Rows.of(columns, row, segment=none, most_features=self.config.limits.features))
             self._newest[key] = max(self._newest[key], int(columns.time_us[row].max()))
+            self._truth[key].append(columns.truth_value[row])
             self._add_truth(key, columns, row)
 
     def _add_truth(self, key: ModelKey, columns: Inferences, row: np.ndarray) -> None:
@@ -155,6 +157,7 @@ class _Gathered:
     def build(self, key: ModelKey, source: str) -> Baseline:
         """The baseline of one (model, version)."""
         outcome = self._outcomes.get(key)
+        truth = np.concatenate(self._truth.pop(key))
         return build(
             concat(self.rows.pop(key), most_features=self.config.limits.features),
             model=key.model,
@@ -165,6 +168,7 @@ class _Gathered:
             source=source,
             outcomes={} if outcome is None else {DEFAULT_OUTCOME: outcome.to_bytes()},
             class_scores=self._class_scores(key),
+            truth=truth if outcome is not None and outcome.task is Task.REGRESSION else None,
         )
 
 

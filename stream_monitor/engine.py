@@ -401,7 +401,7 @@ class Engine:
             self.outcomes.cohorts.note_predictions(one, segment[mine], time[mine])
             self.outcomes.labels.note_predictions(one, time[mine], arrival[mine])
             self.estimates.note_predictions(one, segment, time, mine, label=label, score=score,
-                                            probabilities=probabilities)  # fmt: skip
+                                            probabilities=probabilities, columns=columns, rows=rows)  # fmt: skip
         self.truth.add_predictions(
             pa.table(
                 {

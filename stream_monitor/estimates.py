@@ -17,7 +17,9 @@ import pyarrow.compute as pc
 
 from stream_monitor.config import duration_text
 from stream_monitor.judge.baseline import Baseline
-from stream_monitor.judge.estimate import OUTCOME, Estimate, Estimator, estimator_of, is_outside
+from stream_monitor.judge.estimate import OUTCOME, Estimator, estimator_of
+from stream_monitor.judge.expectation import Expected, is_outside
+from stream_monitor.judge.loss import LossEstimator
 from stream_monitor.judge.metric import Metric
 from stream_monitor.judge.performance import metrics, performance_rows
 from stream_monitor.judge.verdicts import Span
@@ -27,6 +29,7 @@ from stream_monitor.records import (
     Codes,
     Flags,
     Floats,
+    Inferences,
     Ints,
     LineKey,
     ModelKey,
@@ -34,8 +37,17 @@ from stream_monitor.records import (
     window_start,
     window_starts,
 )
-from stream_monitor.summarize.outcome import DECISION, OutcomeProfile, Task
-from stream_monitor.summarize.scores import ClassProbabilities, ScoreProfile, add_by_place, of_scores, of_texts
+from stream_monitor.summarize.leaves import Leaves
+from stream_monitor.summarize.outcome import DECISION, OutcomeProfile, Task, is_moderate
+from stream_monitor.summarize.rows import Rows
+from stream_monitor.summarize.scores import (
+    ClassProbabilities,
+    ScoreProfile,
+    add_by_place,
+    of_leaves,
+    of_scores,
+    of_texts,
+)
 
 if TYPE_CHECKING:
     from stream_monitor.engine import Engine
@@ -58,10 +70,12 @@ COMPARED_WINDOWS = 8
 FEWEST_COMPARED = 30
 """Labelled rows of a window below which its realised figures are not compared."""
 
+AnyEstimator = Estimator | LossEstimator
+
 WindowKey = tuple[int, int, int]  # line, window seconds, start_us
 
 
-_Labelled = tuple[WindowKey, Mapping[str, Estimate], Mapping[str, Metric]]
+_Labelled = tuple[WindowKey, Mapping[str, Expected], Mapping[str, Metric]]
 """A window with labels: what was expected, and what they show."""
 
 
@@ -83,7 +97,7 @@ class _Reading:
     """What a baseline allows: its estimator and its own truth, or neither."""
 
     baseline: Baseline
-    estimator: Estimator | None
+    estimator: AnyEstimator | None
     reference: OutcomeProfile | None
 
 
@@ -91,23 +105,27 @@ class _Reading:
 class _Pending:
     """Rows of one version that are not counted yet."""
 
-    estimator: Estimator
+    estimator: AnyEstimator
     rows: int = 0
     segment: list[Ints | Codes] = field(default_factory=list)
     time_us: list[Ints] = field(default_factory=list)
     label: list[pa.Array] = field(default_factory=list)
     score: list[Floats] = field(default_factory=list)
     probabilities: list[pa.Array] = field(default_factory=list)
+    leaf: list[Ints] = field(default_factory=list)
 
     def said(self) -> ClassProbabilities:
-        """What the rows gave each class of the estimator, marked where they predict it."""
+        """What the rows gave each class of the estimator, marked where they predict it; of numbers, their leaves."""
+        estimator = self.estimator
+        if isinstance(estimator, LossEstimator):
+            return of_leaves(estimator.leaves, np.concatenate(self.leaf))
         label = pa.concat_arrays(self.label)
-        if self.estimator.task is Task.MULTICLASS:
-            return of_texts(pa.concat_arrays(self.probabilities), label, tuple(self.estimator.classes))
+        if estimator.task is Task.MULTICLASS:
+            return of_texts(pa.concat_arrays(self.probabilities), label, tuple(estimator.classes))
         score = np.concatenate(self.score)
         chosen = score >= DECISION
         if label.null_count < len(label):
-            wanted = pa.array([self.estimator.positive_label], pa.string())[0]
+            wanted = pa.array([estimator.positive_label], pa.string())[0]
             positive = np.asarray(pc.fill_null(pc.equal(label, wanted), pa.scalar(False)))
             chosen = np.where(np.asarray(pc.is_valid(label)), positive, chosen)
         return of_scores(score, chosen)
@@ -122,7 +140,7 @@ class Estimates:
         self._dirty: set[WindowKey] = set()
         self._pending: dict[int, _Pending] = {}
         self._readings: dict[int, _Reading] = {}
-        self._found: dict[WindowKey, dict[str, Estimate]] = {}
+        self._found: dict[WindowKey, dict[str, Expected]] = {}
         self._beside: dict[tuple[int, int], tuple[list[object], dict[str, Beside]]] = {}
 
     # -- predictions made ------------------------------------------------------------------------
@@ -137,28 +155,47 @@ class Estimates:
         label: pa.Array,
         score: Floats,
         probabilities: pa.Array,
+        columns: Inferences,
+        rows: Ints,
     ) -> None:
-        """Count those of the predictions (n,) that are `mine`, of a version, if its baseline allows an estimate."""
+        """Count those of the predictions (n,) that are `mine`, of a version, if its baseline allows an estimate.
+
+        `rows` (n,): where they stand in the batch they came in, `columns`.
+        """
         estimator = self.estimator(self.engine.versions[version])
         if estimator is None:
             return
         if not mine.all():
             chosen = pa.array(mine)
             label, probabilities = label.filter(chosen), probabilities.filter(chosen)
-            segment, time_us, score = segment[mine], time_us[mine], score[mine]
+            segment, time_us, score, rows = segment[mine], time_us[mine], score[mine], rows[mine]
         held = self._pending.setdefault(version, _Pending(estimator))
         held.segment.append(segment)
         held.time_us.append(time_us)
-        held.label.append(label)
-        if estimator.task is Task.MULTICLASS:
+        if isinstance(estimator, LossEstimator):
+            held.leaf.append(self._leaves(estimator.leaves, columns, rows))
+        elif estimator.task is Task.MULTICLASS:
+            held.label.append(label)
             held.probabilities.append(probabilities)
         else:
+            held.label.append(label)
             held.score.append(score)
         held.rows += len(time_us)
         if held.rows >= PENDING_ROWS:
             self._count(version)
 
-    def estimator(self, version: Version) -> Estimator | None:
+    def _leaves(self, leaves: Leaves, columns: Inferences, row: Ints) -> Ints:
+        """The leaf of each row, -1 where it predicts no number that an error could be told of."""
+        rows = Rows.of(
+            columns,
+            row,
+            segment=np.zeros(len(row), np.int32),
+            most_features=self.engine.config.limits.features,
+            known=leaves.features,
+        )
+        return np.where(is_moderate(columns.value[row]), leaves.of(rows), -1)
+
+    def estimator(self, version: Version) -> AnyEstimator | None:
         """The estimator of the baseline in use, if it allows one."""
         held = self._reading(version)
         return None if held is None else held.estimator
@@ -220,7 +257,7 @@ class Estimates:
 
     # -- reading ---------------------------------------------------------------------------------
 
-    def estimates(self, line: Line, key: WindowKey) -> dict[str, Estimate]:
+    def estimates(self, line: Line, key: WindowKey) -> dict[str, Expected]:
         """The estimates of one window of a line; none where nothing can be told."""
         version = self._version(line.key)
         estimator = self.estimator(version)
@@ -232,7 +269,7 @@ class Estimates:
             self._found[key] = estimator.estimates(self._windows[key])
         return self._found[key]
 
-    def recent(self, line: Line, seconds: int) -> tuple[WindowKey, dict[str, Estimate]] | None:
+    def recent(self, line: Line, seconds: int) -> tuple[WindowKey, dict[str, Expected]] | None:
         """The newest closed window of a line with an estimate, among the last few."""
         for key in self._closed(line, seconds):
             found = self.estimates(line, key)
@@ -298,9 +335,9 @@ class Estimates:
                 found = estimator.estimates(ScoreProfile.from_bytes(body))
                 yield from rows_of(line.key, seconds, start, found, references[number])
 
-    def readers(self) -> dict[int, tuple[Estimator, OutcomeProfile]]:
+    def readers(self) -> dict[int, tuple[AnyEstimator, OutcomeProfile]]:
         """By line: what another thread reads stored windows with, and the baseline's truth. Neither changes."""
-        found: dict[int, tuple[Estimator, OutcomeProfile]] = {}
+        found: dict[int, tuple[AnyEstimator, OutcomeProfile]] = {}
         for version in self.engine.versions.values():
             held = self._reading(version)
             if held is not None and held.estimator is not None and held.reference is not None:
@@ -324,7 +361,7 @@ class Estimates:
 
 
 def rows_of(
-    line: LineKey, seconds: int, start_us: int, found: Mapping[str, Estimate], reference: OutcomeProfile | None
+    line: LineKey, seconds: int, start_us: int, found: Mapping[str, Expected], reference: OutcomeProfile | None
 ) -> list[Performance]:
     """Estimates as rows of `performance.parquet`. No label is in them: their coverage is 0."""
     return performance_rows(
@@ -344,7 +381,7 @@ def _fared(key: WindowKey, name: str, labelled: Sequence[_Labelled]) -> Beside:
     return Beside(None, 0, run) if realised is None else Beside(realised.value, realised.samples, run)
 
 
-def _side(estimate: Estimate | None, realised: Metric | None) -> int:
+def _side(estimate: Expected | None, realised: Metric | None) -> int:
     if estimate is None or realised is None:
         return 0
     return is_outside(estimate.metric(realised.samples), realised.value)

@@ -17,7 +17,7 @@ from stream_monitor.cohorts import CohortKey
 from stream_monitor.config import duration_text
 from stream_monitor.delays import quantiles, usual_coverage
 from stream_monitor.engine import Engine
-from stream_monitor.judge.estimate import Estimate
+from stream_monitor.judge.expectation import Expected
 from stream_monitor.judge.performance import headlines, metrics
 from stream_monitor.machine import Machine
 from stream_monitor.publish.collector import Publisher
@@ -337,7 +337,7 @@ def _estimates(engine: Engine, line: Line, samples: Samples) -> None:
             samples["performance_samples"].append(((*head, *labels), found.samples))
 
 
-def headlined(found: Mapping[str, Estimate]) -> Iterator[tuple[str, Estimate]]:
+def headlined(found: Mapping[str, Expected]) -> Iterator[tuple[str, Expected]]:
     """Estimates with series of their own: those of single classes are in the tables."""
     return ((name, estimate) for name, estimate in found.items() if "[" not in name)
 

@@ -11,10 +11,9 @@ from types import MappingProxyType
 from stream_monitor.config import duration_text
 from stream_monitor.engine import time_text
 from stream_monitor.estimates import KIND as PREDICTED
-from stream_monitor.estimates import rows_of
+from stream_monitor.estimates import AnyEstimator, rows_of
 from stream_monitor.history import Reader, performance_json
 from stream_monitor.judge.detail import detail
-from stream_monitor.judge.estimate import Estimator
 from stream_monitor.judge.performance import metrics, performance_rows
 from stream_monitor.judge.verdicts import Span
 from stream_monitor.names import Names
@@ -26,7 +25,7 @@ from stream_monitor.summarize.scores import ScoreProfile
 References = Mapping[tuple[int, int], OutcomeProfile]
 """What a (line, outcome) is compared with: the baseline's truth, or the first labels."""
 
-Estimators = Mapping[int, tuple[Estimator, OutcomeProfile]]
+Estimators = Mapping[int, tuple[AnyEstimator, OutcomeProfile]]
 """By line: what estimates are read with, and the baseline's truth."""
 
 _NO_ESTIMATORS: Estimators = MappingProxyType({})

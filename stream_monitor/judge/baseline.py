@@ -13,6 +13,7 @@ import numpy as np
 import zstandard
 
 from stream_monitor.errors import InputError, StateError
+from stream_monitor.judge import loss
 from stream_monitor.judge.charts import Ranks
 from stream_monitor.judge.dependence import MOST_ROWS, Dependence
 from stream_monitor.judge.season import Season
@@ -43,7 +44,8 @@ class Baseline:
     `representatives` (F, MAIN): mean of each main bin, NaN where it is empty. `outcomes`: by outcome name, the
     stored form of an OutcomeProfile of the rows that carried their truth. `dependence`: of its rows in their order.
     `season`: their rhythm, where one was asked for; `season_dependence`: what is left once it is taken out.
-    `class_scores`: of several classes, the stored form of a ScoreProfile of the rows that carried their truth.
+    `class_scores`: of several classes, the stored form of a ScoreProfile of the rows that carried their truth; `losses`:
+    of a regression, the stored form of the Losses of those rows.
     """
 
     model: str
@@ -59,6 +61,7 @@ class Baseline:
     season: Season | None = None
     season_dependence: Dependence = field(default_factory=Dependence)
     class_scores: bytes | None = None
+    losses: bytes | None = None
 
     @property
     def id(self) -> str:
@@ -98,12 +101,15 @@ class Baseline:
             "season_dependence": self.season_dependence.to_json(),
             "has_season": self.season is not None,
             "has_class_scores": self.class_scores is not None,
+            "has_losses": self.losses is not None,
         }
         parts = [json.dumps(head).encode(), self.profile.to_bytes(), self.representatives.astype("<f8").tobytes()]
         if self.season is not None:
             parts.append(self.season.to_bytes())
         if self.class_scores is not None:
             parts.append(self.class_scores)
+        if self.losses is not None:
+            parts.append(self.losses)
         for name, body in self.outcomes.items():
             parts += [name.encode(), body]
         framed = b"".join(struct.pack("<I", len(part)) + part for part in parts)
@@ -124,11 +130,13 @@ class Baseline:
             schema = Schema.from_json(head.pop("schema"))
             season = Season.from_bytes(parts.pop(3)) if head.pop("has_season", False) else None
             class_scores = parts.pop(3) if head.pop("has_class_scores", False) else None
+            losses = parts.pop(3) if head.pop("has_losses", False) else None
             return cls(
                 schema=schema,
                 dependence=_dependence(head.pop("dependence", None)),
                 season=season,
                 class_scores=class_scores,
+                losses=losses,
                 season_dependence=_dependence(head.pop("season_dependence", None)),
                 profile=Profile.from_bytes(schema, parts[1]),
                 representatives=np.frombuffer(parts[2], "<f8").reshape(len(schema), MAIN).copy(),
@@ -150,8 +158,12 @@ def build(
     source: str,
     outcomes: Mapping[str, bytes] | None = None,
     class_scores: bytes | None = None,
+    truth: Floats | None = None,
 ) -> Baseline:
-    """Learn bins from rows and fold the rows on them. Raises InputError without rows."""
+    """Learn bins from rows and fold the rows on them. Raises InputError without rows.
+
+    `truth` (n,): the true numbers of a regression, NaN where a row carries none.
+    """
     if not len(rows):
         raise InputError(f"no usable rows for {model} {version or '(any version)'} in {source}")
     schema = Schema.learn(rows, most_categories=reading.most_categories, kinds=reading.kinds, ignore=reading.ignore)
@@ -161,6 +173,7 @@ def build(
     ranked = ranks.encode(coded.code, rows.id_hi, rows.id_lo)
     # Rows without a time stand in the order of their file.
     order = np.argsort(rows.time_us, kind="stable")[-MOST_ROWS:]
+    losses = None if truth is None else loss.learn(schema, rows, truth)
     season, rest = None, Dependence()
     if reading.seasonality != "none":
         season = Season.of(reading.seasonality, ranked, rows.time_us, ranks.bins)
@@ -182,6 +195,7 @@ def build(
         season=season,
         season_dependence=rest,
         class_scores=class_scores,
+        losses=None if losses is None else losses.to_bytes(),
     )
 
 

@@ -16,7 +16,9 @@ import numpy as np
 
 from stream_monitor.judge.baseline import Baseline
 from stream_monitor.judge.calibration import Calibration, calibrate
-from stream_monitor.judge.metric import CONFIDENCE_Z, NAN, Metric, on_logit
+from stream_monitor.judge.expectation import Estimate, Expected, Range
+from stream_monitor.judge.loss import FEWEST_ROWS, Losses, LossEstimator
+from stream_monitor.judge.metric import NAN
 from stream_monitor.judge.ranking import Ranks
 from stream_monitor.records import Floats, Ints
 from stream_monitor.summarize.histogram import Histogram
@@ -47,37 +49,6 @@ _SHAPES = {"precision": (1.0, 0.0), "recall": (0.0, 1.0), "f0_5": (1.0, 0.25), "
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
-    """An expected metric of `rows` predictions. `sampling`: the variance of the realised metric once all have their truth;
-    `calibration`: the variance by the chance of the baseline's labels; `is_share`: between 0 and 1, else a loss."""
-
-    value: float
-    sampling: float
-    calibration: float
-    is_share: bool
-    constant: float
-    rows: int
-
-    def metric(self, labelled: int | None = None) -> Metric:
-        """With the 95 % interval of the realised metric when all rows, or so many of them, have their truth."""
-        scale = 1.0 if labelled is None else max(self.rows / max(labelled, 1), 1.0)
-        variance = self.sampling * scale + self.calibration
-        if not math.isfinite(self.value) or not math.isfinite(variance):
-            return Metric(self.value, NAN, NAN, self.constant, self.rows)
-        if self.is_share:
-            return self._share(variance)
-        factor = math.exp(min(CONFIDENCE_Z * math.sqrt(variance) / self.value, 300.0)) if self.value > 0 else 1.0
-        return Metric(self.value, self.value / factor, self.value * factor, self.constant, self.rows)
-
-    def _share(self, variance: float) -> Metric:
-        """Each end the wider of the logit's and the plain one: of a few expected errors there may be none."""
-        found = on_logit(self.value, variance, constant=self.constant, samples=self.rows)
-        error = CONFIDENCE_Z * math.sqrt(variance)
-        lower, upper = max(self.value - error, 0.0), min(self.value + error, 1.0)
-        return replace(found, lower=min(found.lower, lower), upper=max(found.upper, upper))
-
-
-@dataclass(frozen=True, slots=True)
 class Estimator:
     """The calibration of each class, fitted on a baseline's labelled rows."""
 
@@ -92,7 +63,7 @@ class Estimator:
         rows = next(iter(self.classes.values())).rows
         return f"{' and '.join(maps)}, fitted on {rows} labelled rows"
 
-    def estimates(self, scores: ScoreProfile) -> dict[str, Estimate]:
+    def estimates(self, scores: ScoreProfile) -> dict[str, Expected]:
         """Every metric that can be expected; none where the profile is of other classes or empty.
 
         Binary: accuracy, precision, recall, specificity, f0_5, f1, f2, auc, log_loss, brier. Several classes: accuracy,
@@ -107,7 +78,7 @@ class Estimator:
         return _multiclass(parts, scores.rows)
 
 
-def estimator_of(baseline: Baseline, positive_label: str | None) -> Estimator | str:
+def estimator_of(baseline: Baseline, positive_label: str | None) -> Estimator | LossEstimator | str:
     """The estimator a baseline allows, or why there is none, in words for the log and for `baseline show`."""
     body = baseline.outcomes.get(OUTCOME)
     if body is None:
@@ -116,10 +87,19 @@ def estimator_of(baseline: Baseline, positive_label: str | None) -> Estimator | 
         return "the truth of the baseline was stored by an earlier version of the program"
     truth = OutcomeProfile.from_bytes(body)
     if truth.task is Task.REGRESSION:
-        return "only classes are estimated, not numbers"
+        return _of_numbers(baseline, truth)
     if truth.task is Task.BINARY:
         return _of_binary(truth, positive_label)
     return _of_classes(baseline, truth)
+
+
+def _of_numbers(baseline: Baseline, truth: OutcomeProfile) -> LossEstimator | str:
+    if truth.rows < FEWEST_ROWS:
+        return f"only {truth.rows} rows of the baseline carry their true number, {FEWEST_ROWS} are needed"
+    losses = None if baseline.losses is None else Losses.from_bytes(baseline.losses)
+    if losses is None:
+        return "the baseline was built by an earlier version of the program: build it anew from its rows"
+    return LossEstimator(losses)
 
 
 def _of_binary(truth: OutcomeProfile, positive_label: str | None) -> Estimator | str:
@@ -228,17 +208,17 @@ class _Part:
         value = (by_chosen + by_truth) * self.hits / under
         return value, ((by_chosen + by_truth) * self.chosen - value * by_truth) / under
 
-    def estimate(self, value: float, slope: Floats, *, constant: float, is_share: bool = True) -> Estimate:
+    def estimate(self, value: float, slope: Floats, *, constant: float, of: Range = Range.SHARE) -> Estimate:
         sampling, calibration = self.variances(slope)
-        return Estimate(value, sampling, calibration, is_share, constant, round(self.rows))
+        return Estimate(value, sampling, calibration, of, constant, round(self.rows))
 
 
-def _binary(part: _Part) -> dict[str, Estimate]:
+def _binary(part: _Part) -> dict[str, Expected]:
     n, share = part.rows, part.true / part.rows
     rejected, false = 1 - part.chosen, part.rows - part.true
     specificity = float((part.count * rejected * (1 - part.probability)).sum()) / false
     right = np.where(part.chosen > 0, part.probability, 1 - part.probability)
-    found = {
+    found: dict[str, Expected] = {
         "accuracy": part.estimate(
             float((part.count * right).sum()) / n, (2 * part.chosen - 1) / n, constant=max(share, 1 - share)
         )
@@ -259,7 +239,7 @@ def _binary(part: _Part) -> dict[str, Estimate]:
         ("log_loss", log_loss, (loss - gain) / n, entropy),
         ("brier", brier, (1 - 2 * part.own) / n, share * (1 - share)),
     ):
-        found[name] = part.estimate(float((part.count * each).sum()) / n, slope, constant=constant, is_share=False)
+        found[name] = part.estimate(float((part.count * each).sum()) / n, slope, constant=constant, of=Range.LOSS)
     return found
 
 
@@ -281,14 +261,14 @@ def _auc(part: _Part) -> Estimate:
     return part.estimate(area, slope[at], constant=0.5)
 
 
-def _multiclass(parts: Mapping[str, _Part], n: int) -> dict[str, Estimate]:
+def _multiclass(parts: Mapping[str, _Part], n: int) -> dict[str, Expected]:
     """The classes' truths exclude each other: for sums over them the bound Var <= sum of slope^2 q is taken."""
     several = {name: replace(part, conservative=True) for name, part in parts.items()}
     share = {name: part.true / n for name, part in parts.items()}
     top = max(share.values())
     one = {name: part.chosen / n for name, part in parts.items()}
     hits = sum(part.hits for part in parts.values())
-    found = {"accuracy": _summed(parts, one, hits / n, constant=top)}
+    found: dict[str, Expected] = {"accuracy": _summed(parts, one, hits / n, constant=top)}
     for name, shape in _SHAPES.items():
         ratios = {c: part.ratio(*shape) for c, part in parts.items()}
         of_top = sum(shape) * top / (shape[0] + shape[1] * top)
@@ -302,7 +282,7 @@ def _multiclass(parts: Mapping[str, _Part], n: int) -> dict[str, Estimate]:
     return found | _losses(several, n, list(share.values())) | _by_class(parts)
 
 
-def _losses(parts: Mapping[str, _Part], n: int, share: list[float]) -> dict[str, Estimate]:
+def _losses(parts: Mapping[str, _Part], n: int, share: list[float]) -> dict[str, Expected]:
     """Log loss and Brier's score are sums over the classes."""
     log_loss, brier = 0.0, 0.0
     of_log, of_brier = {}, {}
@@ -313,13 +293,13 @@ def _losses(parts: Mapping[str, _Part], n: int, share: list[float]) -> dict[str,
         of_log[name], of_brier[name] = loss / n, (1 - 2 * part.own) / n
     entropy = -sum(s * math.log(s) for s in share if s > 0)
     return {
-        "log_loss": _summed(parts, of_log, log_loss, constant=entropy, is_share=False),
-        "brier": _summed(parts, of_brier, brier, constant=1 - sum(s * s for s in share), is_share=False),
+        "log_loss": _summed(parts, of_log, log_loss, constant=entropy, of=Range.LOSS),
+        "brier": _summed(parts, of_brier, brier, constant=1 - sum(s * s for s in share), of=Range.LOSS),
     }
 
 
-def _by_class(parts: Mapping[str, _Part]) -> dict[str, Estimate]:
-    found = {}
+def _by_class(parts: Mapping[str, _Part]) -> dict[str, Expected]:
+    found: dict[str, Expected] = {}
     for label, part in parts.items():
         share = part.true / part.rows
         for name in ("precision", "recall", "f1"):
@@ -336,17 +316,10 @@ def _by_class(parts: Mapping[str, _Part]) -> dict[str, Estimate]:
 
 
 def _summed(
-    parts: Mapping[str, _Part], slopes: Mapping[str, Floats], value: float, *, constant: float, is_share: bool = True
+    parts: Mapping[str, _Part], slopes: Mapping[str, Floats], value: float, *, constant: float, of: Range = Range.SHARE
 ) -> Estimate:
     each = [part.variances(slopes[name]) for name, part in parts.items()]
     rows = round(next(iter(parts.values())).rows)
     # The maps of several classes are fitted on the same labels: their errors may all go one way.
     calibration = sum(math.sqrt(c) for _, c in each) ** 2
-    return Estimate(value, sum(s for s, _ in each), calibration, is_share, constant, rows)
-
-
-def is_outside(metric: Metric, realised: float) -> int:
-    """-1: the realised figure is below the estimate's interval, 1: above it, 0: within, or one of them is not known."""
-    if not math.isfinite(realised) or not math.isfinite(metric.lower):
-        return 0
-    return int(realised > metric.upper) - int(realised < metric.lower)
+    return Estimate(value, sum(s for s, _ in each), calibration, of, constant, rows)

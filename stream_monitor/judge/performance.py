@@ -173,14 +173,14 @@ def error_moments(profile: OutcomeProfile) -> tuple[float, float]:
     return mean, math.sqrt(square) or 1.0
 
 
-_QUANTILES = {"error_p05": 0.05, "error_p50": 0.5, "error_p95": 0.95}
-_ABSOLUTE_QUANTILES = {"absolute_error_p50": 0.5, "absolute_error_p90": 0.9, "absolute_error_p99": 0.99}
+QUANTILES = {"error_p05": 0.05, "error_p50": 0.5, "error_p95": 0.95}
+ABSOLUTE_QUANTILES = {"absolute_error_p50": 0.5, "absolute_error_p90": 0.9, "absolute_error_p99": 0.99}
 
 
 def _regression(profile: OutcomeProfile) -> dict[str, Metric]:
     n = profile.rows
     if n == 0:
-        names = ("mae", "mse", "rmse", "r2", "mape", "bias", *_QUANTILES, *_ABSOLUTE_QUANTILES)
+        names = ("mae", "mse", "rmse", "r2", "mape", "bias", *QUANTILES, *ABSOLUTE_QUANTILES)
         return dict.fromkeys(names, undefined())
     total = {name: part.value / n for name, part in profile.sums.items()}
     spread = variance(profile.sums["target"], profile.sums["target_squared"], n)
@@ -195,8 +195,8 @@ def _regression(profile: OutcomeProfile) -> dict[str, Metric]:
         "r2": _r2(profile, mse.value, total["fourth"], spread, truth),
         "mape": _mape(profile, truth),
         "bias": mean(total["error"], total["squared"], n, constant=0.0),
-        **_quantiles(error, constant, _QUANTILES),
-        **_quantiles(error.folded(), constant.folded(), _ABSOLUTE_QUANTILES),
+        **_quantiles(error, constant, QUANTILES),
+        **_quantiles(error.folded(), constant.folded(), ABSOLUTE_QUANTILES),
     }
 
 

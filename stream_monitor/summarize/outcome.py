@@ -369,7 +369,7 @@ _NONE = np.zeros(0, np.int64)
 
 
 def _numeric_shares(joined: Joined) -> Shares:
-    usable = _is_moderate(joined.truth_number) & _is_moderate(joined.value)
+    usable = is_moderate(joined.truth_number) & is_moderate(joined.value)
     row = np.flatnonzero(usable)
     target = joined.truth_number[row]
     error = joined.value[row] - target
@@ -458,7 +458,7 @@ def _log_loss(probability: Floats) -> Floats:
 def errors(joined: Joined, task: Task, *, positive_label: str | None = None) -> Floats:
     """Each row's error, (n,): 0 or 1 for classes, |predicted - true| for numbers; NaN where it cannot be told."""
     if task is Task.REGRESSION:
-        usable = _is_moderate(joined.truth_number) & _is_moderate(joined.value)
+        usable = is_moderate(joined.truth_number) & is_moderate(joined.value)
         return np.where(usable, np.abs(np.where(usable, joined.value - joined.truth_number, 0.0)), np.nan)
     has_truth, has_label = np.asarray(pc.is_valid(joined.truth_label)), np.asarray(pc.is_valid(joined.label))
     if task is Task.MULTICLASS:
@@ -569,7 +569,8 @@ def _shifted(units: int, power: int) -> int:
     return units << power if power >= 0 else units >> -power
 
 
-def _is_moderate(values: Floats) -> Flags:
+def is_moderate(values: Floats) -> Flags:
+    """Whether a number may be a truth or a prediction: not NaN, and not so large that powers of it overflow."""
     return np.asarray(np.abs(values) <= _LARGEST, dtype=np.bool_)
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from stream_monitor.errors import StateError
 from stream_monitor.records import Flags, Floats, Ints
 from stream_monitor.summarize.histogram import Histogram
+from stream_monitor.summarize.leaves import Leaves
 
 FORMAT = 1
 POSITIVE = "1"
@@ -88,6 +89,11 @@ def of_scores(score: Floats, marked: Flags) -> ClassProbabilities:
     usable = (score >= 0) & (score <= 1)
     code = np.where(usable, probability_bin(np.where(usable, score, 0.5)) * 2 + marked, ABSENT)
     return ClassProbabilities((POSITIVE,), code.astype(np.int16)[None, :])
+
+
+def of_leaves(leaves: Leaves, leaf: Ints) -> ClassProbabilities:
+    """Of a regression: the leaf of each row, by the leaves' id; one that is negative says nothing. None is marked."""
+    return ClassProbabilities((leaves.id,), np.where(leaf >= 0, leaf * 2, ABSENT).astype(np.int16)[None, :])
 
 
 def of_texts(texts: pa.Array, marked: pa.Array, classes: Sequence[str]) -> ClassProbabilities:

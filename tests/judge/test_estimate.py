@@ -15,7 +15,8 @@ from scipy import special
 from stream_monitor.baselines import baselines_of_rows
 from stream_monitor.config import parse
 from stream_monitor.judge.baseline import Baseline
-from stream_monitor.judge.estimate import Estimate, Estimator, estimator_of, is_outside
+from stream_monitor.judge.estimate import Estimator, estimator_of
+from stream_monitor.judge.expectation import Estimate, Expected, is_outside
 from stream_monitor.judge.metric import Metric
 from stream_monitor.judge.performance import metrics
 from stream_monitor.records import Binding, Flags, Floats, Ints, PartitionId, Stream
@@ -54,7 +55,7 @@ def scores(n: int, seed: int) -> Floats:
     return middle_of_bin(probability_bin(special.expit(np.random.default_rng(seed).normal(-0.5, 1.5, n))))
 
 
-def expected(score: Floats, chosen: Flags, power: float = 1.0) -> dict[str, Estimate]:
+def expected(score: Floats, chosen: Flags, power: float = 1.0) -> dict[str, Expected]:
     """The estimates of binary predictions whose map is known."""
     profile = ScoreProfile()
     profile.add(of_scores(score, chosen))
@@ -116,6 +117,7 @@ def test_truths_drawn_again_and_again_scatter_as_the_sampling_variance_says() ->
     found = expected(score, chosen)
     drawn = [realised(score, chosen, rng.random(1_000) < score) for _ in range(500)]
     for name, estimate in found.items():
+        assert isinstance(estimate, Estimate)
         values = np.array([each[name].value for each in drawn])
         assert values.mean() == pytest.approx(estimate.value, abs=0.15 * float(values.std())), name
         assert estimate.sampling == pytest.approx(values.var(), rel=0.25), name
@@ -239,7 +241,12 @@ CLASSES: Row = {"prediction": {"label": "a", "probabilities": {"a": 0.8, "b": 0.
         ({"prediction": {"label": "yes", "score": 0.8}}, 50, BINARY, "carry no truth"),
         ({"prediction": {"label": "yes"}, "label": "yes"}, 50, BINARY, "carry no scores"),
         (SURE, 29, BINARY, "only 29 labelled rows"),
-        ({"prediction": 3.5, "value": 4.0}, 50, {"task": "regression"}, "only classes"),
+        (
+            {"prediction": 3.5, "value": 4.0},
+            50,
+            {"task": "regression"},
+            "only 50 rows of the baseline carry their true",
+        ),
         ({"prediction": {"label": "a"}, "label": "a"}, 50, {"task": "multiclass"}, "carry no probabilities"),
     ],
 )
