@@ -717,10 +717,23 @@ class Version:
     def take_given(self, *, now_us: int | None) -> list[Incident]:
         """Use the baseline that is configured for this version, unless that was done before."""
         given = self.engine.given_for(self.key)
-        if given is None or given.id == self._given_id:
+        if given is None:
+            return []
+        if given.id == self._given_id:
+            self._complete(given)
             return []
         self._given_id = given.id
         return self.promote(given, now_us=now_us)
+
+    def _complete(self, given: Baseline) -> None:
+        """Take what the same rows say of truths where the stored baseline lacks it: an earlier program wrote less."""
+        held = self.baseline
+        if held is None or held.id != given.id:
+            return
+        of_truths = given.outcomes, given.class_scores, given.losses
+        if of_truths != (held.outcomes, held.class_scores, held.losses):
+            self.baseline = replace(held, outcomes=given.outcomes, class_scores=given.class_scores, losses=given.losses)
+            self.engine.store.put_states("baseline", {str(self.index): self.baseline.to_bytes()})
 
     def _load_rows(self) -> None:
         floor = self.engine.sealed_us

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from stream_monitor.store import Store
 Row = dict[str, Any]
 
 EVENTS, LABELS = PartitionId(Stream.INFERENCE, "t", 0), PartitionId(Stream.GROUND_TRUTH, "l", 0)
+MORE_EVENTS = PartitionId(Stream.INFERENCE, "t", 1)
 BINARY = {"task": "binary", "positive_label": "yes", "segments": ["market"]}
 START = 1_790_000_040  # a multiple of 60 s
 
@@ -110,10 +112,17 @@ class Service:
         self.store.close()
         self._open()
 
-    def tell(self, events: list[Row], labels: list[Row] | None = None, *, seal: bool = True) -> None:
+    def tell(
+        self,
+        events: list[Row],
+        labels: list[Row] | None = None,
+        *,
+        seal: bool = True,
+        partition: PartitionId = EVENTS,
+    ) -> None:
         """Feed, join and commit; `seal`: time passes, too."""
-        for partition, bodies in ((EVENTS, events), (LABELS, labels or [])):
-            self._source.extend(partition, [json.dumps(body).encode() for body in bodies])
+        for where, bodies in ((partition, events), (LABELS, labels or [])):
+            self._source.extend(where, [json.dumps(body).encode() for body in bodies])
         poll = self._source.poll(100_000, 0.0)
         for batch in decode_poll(make_decoder(self._config), poll):
             self.engine.offer(batch)
@@ -130,12 +139,12 @@ class Service:
         return table.filter(pc.equal(table["basis"], "estimated"))
 
 
-def played(path: Path, chunks: list[list[Row]], *, restarts: bool) -> pa.Table:
-    """What stands at the end of events that come in these chunks."""
-    config = configured(BINARY)
-    service = Service(path, config, calibrating(config))
+def played(path: Path, chunks: list[list[Row]], *, restarts: bool, model: Row = BINARY) -> pa.Table:
+    """What stands at the end of events that come in these chunks, every other one in a partition of its own."""
+    config = configured(model)
+    service = Service(path, config, calibrating(config) if model is BINARY else measuring(config))
     for k, chunk in enumerate(chunks):
-        service.tell(chunk, seal=k == len(chunks) - 1)
+        service.tell(chunk, seal=k == len(chunks) - 1, partition=(EVENTS, MORE_EVENTS)[k % 2])
         if restarts and k < len(chunks) - 1:
             service.restart()
     found = service.estimated()
@@ -143,13 +152,48 @@ def played(path: Path, chunks: list[list[Row]], *, restarts: bool) -> pa.Table:
     return found
 
 
-def test_order_batches_and_restarts_change_nothing(tmp_path: Path) -> None:
-    """Events at once, and shuffled in seven polls with a restart after each: the same figures to the last bit."""
-    made = events(900)
-    whole = played(tmp_path / "a.duckdb", [made], restarts=False)
+REGRESSION: Row = {"task": "regression", "segments": ["market"]}
+
+
+def measured(rng: random.Random, *, most: float = 1.0) -> tuple[Row, Row]:
+    """Features and an error: it grows with x, and in shops it is three times as large. Not every event has all."""
+    x, shop = rng.uniform(0, most), rng.random() < 0.3
+    size = (1 + 4 * x) * (3 if shop else 1)
+    features = {"x": round(x, 4), "where": "shop" if shop else "web", "noise": rng.random()}
+    if rng.random() < 0.1:
+        features |= rng.choice([{"x": None}, {"x": "high"}, {"where": "kiosk"}, {"where": 7}, {"x": 1e999}])
+    return features, {"error": rng.gauss(0, size)}
+
+
+def measuring(config: Config) -> Baseline:
+    """4,000 rows of a regression whose errors depend on the inputs."""
+    rng = random.Random(6)
+    rows = []
+    for k in range(4_000):
+        features, said = measured(rng)
+        rows.append({"features": features, "prediction": 50 + k % 7, "value": 50 + k % 7 - said["error"]})
+    return built(config, rows)
+
+
+def measurements(n: int, **inputs: float) -> tuple[list[Row], list[Row]]:
+    """As `events`, of the regression; with their labels."""
+    rng, made, truths = random.Random(7), events(n), []
+    for k, event in enumerate(made):
+        features, said = measured(rng, **inputs)
+        event["features"], event["prediction"] = features, 50 + k % 7
+        truths.append({"inference_id": event["inference_id"], "value": 50 + k % 7 - said["error"],
+                       "timestamp": event["timestamp"] + 0.5})  # fmt: skip
+    return made, truths[:-1]
+
+
+@pytest.mark.parametrize("model", [BINARY, REGRESSION])
+def test_order_batches_and_restarts_change_nothing(tmp_path: Path, model: Row) -> None:
+    """Events at once, and shuffled in seven polls of two partitions with a restart after each: the same to the last bit."""
+    made = events(900) if model is BINARY else measurements(900)[0]
+    whole = played(tmp_path / "a.duckdb", [made], restarts=False, model=model)
     mixed = made[:]
     random.Random(4).shuffle(mixed)
-    parts = played(tmp_path / "b.duckdb", [mixed[k::7] for k in range(7)], restarts=True)
+    parts = played(tmp_path / "b.duckdb", [mixed[k::7] for k in range(7)], restarts=True, model=model)
     assert whole.num_rows > 0
     assert [repr(row) for row in whole.to_pylist()] == [repr(row) for row in parts.to_pylist()]  # NaN is not itself
 
@@ -307,4 +351,89 @@ def test_a_promoted_baseline_calibrates_from_then_on(tmp_path: Path) -> None:
     rows = [row for row in service.estimated().to_pylist() if row["metric"] == "auc" and row["segment"] == "{}"]
     assert [row["samples"] for row in rows if row["window"] == "30s"] == [300, 1]
     assert "isotonic, fitted on 2000 labelled rows" in history.baselines(service.engine)[0]["estimate"]
+    service.store.close()
+
+
+def regression(path: Path) -> Service:
+    """A service that knows how errors of the regression depend on its inputs."""
+    config = configured(REGRESSION)
+    return Service(path, config, measuring(config))
+
+
+def test_a_regression_is_told_what_losses_to_expect(tmp_path: Path) -> None:
+    """Inputs on which it errs less: the estimate follows, holds what labels show, and is published like the others."""
+    service = regression(tmp_path / "s.duckdb")
+    made, truths = measurements(600, most=0.3)
+    made = [*made[:-1], {**made[-1], "timestamp": START + 61}]
+    service.tell(made)
+    row = api(service)[("mae", "1m")]
+    assert row["samples"] == 600
+    assert row["value"] < 0.75 * row["baseline_value"]
+    assert row["realised"] is None
+    assert 'basis="estimated",metric="absolute_error_p90"' in render(service.engine).decode()
+    said = history.baselines(service.engine)[0]["estimate"]
+    assert said.startswith("errors of 2400 labelled rows in ")
+    assert "where, x" in said
+    service.tell([], truths)
+    row = api(service)[("mae", "1m")]
+    assert row["realised_samples"] == 600
+    assert row["lower"] < row["realised"] < row["upper"]
+    assert row["outside_windows"] == 0
+    with service.store.reader() as reader:
+        rows = past.performance(
+            reader, service.engine.names, Filters(basis="estimated", limit=10_000), history.references(service.engine),
+            estimators=service.engine.estimates.readers(),
+        )  # fmt: skip
+    assert len(rows) == service.estimated().num_rows
+    service.store.close()
+
+
+def test_late_events_and_events_without_a_number(tmp_path: Path) -> None:
+    """A late event counts where it belongs; one that predicts no number, or an absurd one, has no error to expect."""
+    service = regression(tmp_path / "s.duckdb")
+    made, _ = measurements(300)
+    odd: list[Any] = [None, "high", 1e300]
+    made = [*({**made[0], "inference_id": f"odd{k}", "prediction": said} for k, said in enumerate(odd)), *made]
+    service.tell(made)
+    service.tell([{**made[5], "inference_id": "late"}])
+    rows = [row for row in service.estimated().to_pylist() if row["metric"] == "mae" and row["segment"] == "{}"]
+    assert [row["samples"] for row in rows if row["window"] == "30s"] == [301, 1]
+    service.store.close()
+
+
+def test_a_baseline_of_an_earlier_program_says_what_it_lacks(tmp_path: Path) -> None:
+    """Stored without losses: no estimate, and why; from the configured rows it takes what is missing at the next start."""
+    config = configured(REGRESSION)
+    whole = measuring(config)
+    older = replace(whole, losses=None)
+    service = Service(tmp_path / "s.duckdb", config, older)
+    made, _ = measurements(300)
+    service.tell(made[:-1])
+    assert "built by an earlier version" in history.baselines(service.engine)[0]["estimate"]
+    assert service.estimated().num_rows == 0
+    service._baseline = whole
+    service.restart()
+    service.tell(made[-1:])
+    assert service.estimated().num_rows > 0
+    service.restart()
+    assert history.baselines(service.engine)[0]["estimate"].startswith("errors of 2400")
+    service.store.close()
+
+
+def test_another_tree_counts_beside_the_first(tmp_path: Path) -> None:
+    """After a promotion the windows under way are of what came since, and those before are not misread."""
+    config = configured(REGRESSION)
+    service = Service(tmp_path / "s.duckdb", config, measuring(config))
+    made, _ = measurements(900)
+    service.tell(made[:450], seal=False)
+    rng = random.Random(8)
+    rows = []
+    for _ in range(1_000):
+        features, said = measured(rng)
+        rows.append({"features": features, "prediction": 50, "value": 50 - 3 * said["error"]})
+    service.engine.note(service.engine.versions[0].promote(built(config, rows), now_us=None))
+    service.tell(made[450:])
+    mae = [row for row in service.estimated().to_pylist() if row["metric"] == "mae" and row["segment"] == "{}"]
+    assert [row["samples"] for row in mae if row["window"] == "30s"] == [150, 300, 1]
+    assert all(row["value"] > 10 for row in mae if row["samples"] > 1)
     service.store.close()
