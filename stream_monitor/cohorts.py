@@ -1,38 +1,97 @@
-"""Predictions by line and window: how many were made, and what the labels that came for them say.
+"""What labels say by line and window: of the predictions made in it, its cohort, and of the labels that came in it.
 
-A cohort is restated whenever a label for it comes, whenever that is.
+Both are restated whenever a label comes or is corrected, whenever that is. What detectors are told of a truth is another
+matter: see `outcomes`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stream_monitor.records import Codes, Ints, window_starts
-from stream_monitor.summarize.outcome import Joined, OutcomeProfile, Task, shares
+from stream_monitor.summarize.outcome import Joined, OutcomeProfile, Shares, Task, shares
 
 if TYPE_CHECKING:
     from stream_monitor.engine import Engine
+    from stream_monitor.store import Store
     from stream_monitor.versions import Line
 
-CACHED_COHORTS = 8_000
+CACHED_PROFILES = 8_000
 """Cohorts kept in memory, 16 kB each of some 250 scored labels, 32 kB at most. With labels that come for 45 days a batch of
 them may restate 5,445 of one line; to read these again takes half as long as to join the batch."""
+
+CACHED_COUNTS = 4_000
+"""Counts of predictions kept in memory."""
 
 CohortKey = tuple[int, int, int, int]  # line, outcome, window seconds, start_us
 
 
+@dataclass(slots=True)
+class _Profiles:
+    """The profiles of one kind of state, by window."""
+
+    store: Store
+    kind: str
+    held: dict[CohortKey, OutcomeProfile | None] = field(default_factory=dict)  # None: looked for, and not there
+    dirty: set[CohortKey] = field(default_factory=set)
+
+    def fetch(self, keys: Iterable[CohortKey]) -> None:
+        """Have these at hand, behind those that were needed before."""
+        missing: dict[str, CohortKey] = {}
+        for key in keys:
+            if key in self.held:
+                self.held[key] = self.held.pop(key)
+            else:
+                missing["/".join(map(str, key))] = key
+        found = self.store.some_states(self.kind, list(missing))
+        self.held |= {
+            key: OutcomeProfile.from_bytes(found[text]) if text in found else None for text, key in missing.items()
+        }
+
+    def restate(self, line: int, outcome: int, seconds: int, time_us: Ints, change: Change) -> None:
+        """Fold rows (n,) into their windows by these times."""
+        starts, place = np.unique(window_starts(time_us, seconds), return_inverse=True)
+        keys = [(line, outcome, seconds, start) for start in starts.tolist()]
+        self.fetch(keys)
+        profiles = [self.held[key] or OutcomeProfile(change.task, change.positive_label) for key in keys]
+        change.shares.fold(profiles, place, change.sign)
+        self.held.update(zip(keys, profiles, strict=True))
+        self.dirty.update(keys)
+
+    def save(self) -> None:
+        """Write what changed since the last time, and let go of what was not needed for long."""
+        dirty = {key: self.held[key] for key in sorted(self.dirty)}
+        self.store.put_states(
+            self.kind, {"/".join(map(str, k)): p.to_bytes() for k, p in dirty.items() if p is not None}
+        )
+        self.dirty = set()
+        for key in list(self.held)[: max(0, len(self.held) - CACHED_PROFILES)]:
+            del self.held[key]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Joined truths (n,) of an outcome that are added (sign 1) or taken out (-1)."""
+
+    shares: Shares
+    task: Task
+    positive_label: str | None
+    sign: int
+
+
 class Cohorts:
-    """The cohorts of all outcomes of all lines."""
+    """The windows of all outcomes of all lines, by prediction and by arrival."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._profiles: dict[CohortKey, OutcomeProfile | None] = {}  # None: looked for, and not there
+        self._predicted = _Profiles(engine.store, "cohort")
+        self._arrived = _Profiles(engine.store, "arrival")
         self._made: dict[tuple[int, int, int], int] = {}  # (line, window seconds, start) -> predictions
-        self._dirty: set[CohortKey] = set()
         self._dirty_made: set[tuple[int, int, int]] = set()
 
     # -- predictions made ------------------------------------------------------------------------
@@ -82,40 +141,28 @@ class Cohorts:
         joined: Joined,
         *,
         segment: Ints | Codes,
-        time_us: Ints,
+        made_us: Ints,
+        joined_us: Ints,
         task: Task,
         positive_label: str | None,
         sign: int,
     ) -> None:
-        """Add (sign 1) or take out (-1) joined truths (n,) of predictions made at `time_us`."""
+        """Add (sign 1) or take out (-1) truths (n,) of predictions made at `made_us`, joined at `joined_us`."""
         for line, row in self.lines(version, segment):
-            mine = shares(joined.take(row), task, positive_label=positive_label)
+            change = Change(shares(joined.take(row), task, positive_label=positive_label), task, positive_label, sign)
             for seconds in self.engine.config.windows:
-                starts, place = np.unique(window_starts(time_us[row], seconds), return_inverse=True)
-                keys = [(line.number, outcome, seconds, start) for start in starts.tolist()]
-                self._fetch(keys)
-                profiles = [self._profiles[key] or OutcomeProfile(task, positive_label) for key in keys]
-                mine.fold(profiles, place, sign)
-                self._profiles.update(zip(keys, profiles, strict=True))
-                self._dirty.update(keys)
+                self._predicted.restate(line.number, outcome, seconds, made_us[row], change)
+                self._arrived.restate(line.number, outcome, seconds, joined_us[row], change)
 
     def profile(self, key: CohortKey) -> OutcomeProfile | None:
         """What the labels of a cohort say, None where none has come for it."""
-        self._fetch([key])
-        return self._profiles[key]
+        self._predicted.fetch([key])
+        return self._predicted.held[key]
 
-    def _fetch(self, keys: Iterable[CohortKey]) -> None:
-        """Have these cohorts at hand, behind those that were needed before."""
-        missing: dict[str, CohortKey] = {}
-        for key in keys:
-            if key in self._profiles:
-                self._profiles[key] = self._profiles.pop(key)
-            else:
-                missing["/".join(map(str, key))] = key
-        found = self.engine.store.some_states("cohort", list(missing))
-        self._profiles |= {
-            key: OutcomeProfile.from_bytes(found[text]) if text in found else None for text, key in missing.items()
-        }
+    def arrived(self, key: CohortKey) -> OutcomeProfile | None:
+        """What the labels say that came in a window, None where none has come."""
+        self._arrived.fetch([key])
+        return self._arrived.held[key]
 
     def coverage(self, key: CohortKey, profile: OutcomeProfile) -> float:
         """Labelled predictions over all predictions of a window, NaN where none are known."""
@@ -126,14 +173,11 @@ class Cohorts:
 
     def save(self) -> None:
         """Write what changed since the last checkpoint."""
-        store = self.engine.store
-        dirty = {key: self._profiles[key] for key in sorted(self._dirty)}
-        store.put_states("cohort", {"/".join(map(str, k)): p.to_bytes() for k, p in dirty.items() if p is not None})
-        store.put_states(
+        self._predicted.save()
+        self._arrived.save()
+        self.engine.store.put_states(
             "made", {"/".join(map(str, k)): self._made[k].to_bytes(8, "big") for k in sorted(self._dirty_made)}
         )
-        self._dirty, self._dirty_made = set(), set()
-        for key in list(self._profiles)[: max(0, len(self._profiles) - CACHED_COHORTS)]:
-            del self._profiles[key]
-        if len(self._made) > CACHED_COHORTS:
+        self._dirty_made = set()
+        if len(self._made) > CACHED_COUNTS:
             self._made = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,7 +79,7 @@ BROKEN = str(IncidentKind.DATA_QUALITY)
 
 @dataclass(slots=True)
 class _Window:
-    """What arrived in one window: its start and the profile."""
+    """What arrived in one window, as it was known when it came: its start and the profile."""
 
     start_us: int
     profile: OutcomeProfile
@@ -101,6 +101,7 @@ class _Arrivals:
     first_us: int = NO_TIME  # and the first
     concept: Concept | None = None  # made when a truth comes that can be judged
     stored_concept: bytes | None = None  # as the state file has it
+    latest: dict[int, int] = field(default_factory=dict)  # by window seconds: when the newest closed one began
 
     def detect_anew(self, detectors: DetectorBank) -> None:
         """The reference is another, and so are the units of what was known of the errors."""
@@ -127,6 +128,7 @@ class _Arrivals:
             "means": [self.recent, self.usual],
             "newest_us": self.newest_us,
             "first_us": self.first_us,
+            "latest": self.latest,
         }
         return json.dumps(body).encode()
 
@@ -149,6 +151,7 @@ class _Arrivals:
             usual,
             body.get("newest_us", NO_TIME),
             body.get("first_us", body.get("newest_us", NO_TIME)),
+            latest={int(seconds): start for seconds, start in body.get("latest", {}).items()},
         )
 
 
@@ -181,8 +184,6 @@ class Outcomes:
         self._waiting_changed = False
         self._arrivals: dict[tuple[int, int], _Arrivals] = {}
         self._dirty_arrivals: set[tuple[int, int]] = set()
-        self._closed: dict[str, bytes] = {}
-        self._latest: dict[tuple[int, int, int], tuple[int, OutcomeProfile]] = {}
 
     @classmethod
     def load(cls, engine: Engine) -> Outcomes:
@@ -198,10 +199,6 @@ class Outcomes:
         for key, body in store.states("concept").items():
             line, outcome = key.split("/")
             outcomes._arrivals[(int(line), int(outcome))].stored_concept = body
-        for key, body in store.newest_windows("arrival").items():
-            number, which, seconds, start = (int(part) for part in key.split("/"))
-            if seconds in engine.config.windows:
-                outcomes._latest[(number, which, seconds)] = (start, OutcomeProfile.from_bytes(body))
         return outcomes
 
     # -- joined truths ---------------------------------------------------------------------------
@@ -247,7 +244,8 @@ class Outcomes:
             outcome,
             _joined(rows, task),
             segment=rows["segment"].to_numpy(),
-            time_us=rows["time_us"].to_numpy(),
+            made_us=rows["time_us"].to_numpy(),
+            joined_us=rows["joined_us"].to_numpy(),
             task=task,
             positive_label=positive,
             sign=sign,
@@ -540,8 +538,7 @@ class Outcomes:
         for seconds in sorted(over, key=lambda s: (held.open[s].start_us + s * MICROSECONDS, s)):
             window = held.open.pop(seconds)
             self._dirty_arrivals.add((line.number, outcome))
-            self._closed[f"{line.number}/{outcome}/{seconds}/{window.start_us}"] = window.profile.to_bytes()
-            self._latest[(line.number, outcome, seconds)] = (window.start_us, window.profile)
+            held.latest[seconds] = window.start_us
             if line.is_whole and held.reference is not None:
                 self._close_silent(line, window.start_us + seconds * MICROSECONDS, changed)
                 self._judge(line, outcome, held, seconds, window, changed)
@@ -615,9 +612,12 @@ class Outcomes:
                 if cohort is not None and cohort.rows:
                     found.append((key, "cohort", cohort))
                     break
-        arrived = self._latest.get((line.number, outcome, seconds))
-        if arrived is not None:
-            found.append(((line.number, outcome, seconds, arrived[0]), "arrival", arrived[1]))
+        held = self._arrivals.get((line.number, outcome))
+        if held is not None and seconds in held.latest:
+            key = (line.number, outcome, seconds, held.latest[seconds])
+            arrived = self.cohorts.arrived(key)
+            if arrived is not None and arrived.rows:
+                found.append((key, "arrival", arrived))
         return found
 
     def performance(self, key: CohortKey, basis: str, profile: OutcomeProfile) -> list[Performance]:
@@ -644,13 +644,12 @@ class Outcomes:
         if self._waiting_changed:
             store.put_states("truth", {"joined": to_ipc(_together(self._waiting))})
             self._waiting_changed = False
-        store.put_states("arrival", self._closed)
         store.put_states(
             "arrivals", {f"{a}/{b}": self._arrivals[(a, b)].to_bytes() for a, b in sorted(self._dirty_arrivals)}
         )
         watched = {key: self._arrivals[key].concept for key in sorted(self._dirty_arrivals)}
         store.put_states("concept", {f"{a}/{b}": c.to_bytes() for (a, b), c in watched.items() if c is not None})
-        self._dirty_arrivals, self._closed = set(), {}
+        self._dirty_arrivals = set()
 
 
 def _made(rows: pa.Table) -> list[tuple[Any, ...]]:

@@ -233,18 +233,6 @@ class Store:
         )
         return dict(zip(found["key"].to_pylist(), found["value"].to_pylist(), strict=True))
 
-    def newest_windows(self, kind: str) -> dict[str, bytes]:
-        """Of states by window, whose keys end in `/<start_us>`, the newest for each beginning of the key."""
-        self._write_states()
-        newest = (
-            "select arg_max(key, cast(string_split(key, '/')[-1] as bigint)) as key from states where kind = ? "
-            "group by string_split(key, '/')[:-2]"
-        )
-        found = self.query(
-            f"select key, value from states semi join ({newest}) using (key) where kind = ?", [kind, kind]
-        )
-        return dict(zip(found["key"].to_pylist(), found["value"].to_pylist(), strict=True))
-
     def put_states(self, kind: str, values: Mapping[str, bytes]) -> None:
         """Upsert states of one kind; written together with the next commit, or before the next reading of states."""
         self._put.update({(kind, key): value for key, value in values.items()})

@@ -118,8 +118,8 @@ MET_SCHEMA = pa.schema(
 class Met:
     """What one join brought: truths that are new, truths taken back, and what replaced these where something did.
 
-    A truth is taken back by a correction, or when its label turns out to speak of a prediction that was not yet known.
-    `opened`: the new ones as they were known at their `joined_us`, whatever a later label of the same batch made of them;
+    A truth is taken back by a correction, when its label turns out to speak of a prediction that was not yet known, or when
+    one that came late changes when they met. `opened`: the new ones as they were known at their `joined_us`, whatever a later label of the same batch made of them;
     `revised`: what has become of opened ones by labels that had come by then; `withdrawn`: opened ones whose prediction
     has no truth any more. What all joins bring together depends on predictions and labels alone, not on how joins cut them.
     """
@@ -741,9 +741,10 @@ def _difference(before: _Standing, after: _Standing) -> Met:
     held = _positions(before.pairs(), after.pairs())
     fresh, gone = held < 0, _others(len(before.pairs()), held)
     old, new = held[~fresh], np.flatnonzero(~fresh)
-    corrected = after.texts[before.truths.label[old]] != after.texts[after.truths.label[new]]
+    moved = before.truths.joined_us[old] != after.truths.joined_us[new]
+    corrected = (after.texts[before.truths.label[old]] != after.texts[after.truths.label[new]]) | moved
     revised = after.texts[before.truths.opening[old]] != after.texts[after.truths.opening[new]]
-    revised |= before.truths.joined_us[old] != after.truths.joined_us[new]
+    revised |= moved
     return Met(
         new=_met_rows(after, fresh, after.truths.label),
         removed=_met_rows(before, np.concatenate([old[corrected], gone]), before.truths.label),

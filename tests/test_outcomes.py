@@ -128,6 +128,36 @@ def test_a_restart_loses_no_figure_of_the_windows_that_closed(story: Story) -> N
     assert all(feature["latest"] for feature in features)
 
 
+def figures(engine: Engine, basis: str) -> dict[str, tuple[float, int]]:
+    """The accuracy of each window of one basis, with its rows."""
+    rows = [row for row in history.performance_rows(engine) if not row.line.segment]
+    rows = [row for row in rows if (row.metric, row.basis) == ("accuracy", basis)]
+    return {f"{row.window} {row.window_start_us // 1_000_000 - START}": (row.value, row.samples) for row in rows}
+
+
+@pytest.mark.parametrize("seconds", [45, 90], ids=["while the window is open", "after it closed"])
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_correction_reaches_the_windows_of_arrival(story: Story, seconds: int, restarts: bool) -> None:
+    """Half the labels that came in the first half minute were wrong and are corrected: both bases tell so from then on."""
+    story.tell(*traffic(0, 200, lambda n: n % 2 == 0))
+    story.tell([event(n, n / 10) for n in range(200, seconds * 10)])
+    first = figures(story.engine, "arrival")
+    assert first["30s 0"] == (0.5, 200)
+    story.restart() if restarts else None
+    story.tell(
+        [event(n, n / 10) for n in range(seconds * 10, seconds * 10 + 50)],
+        [label(n, seconds, right=True) for n in range(0, 200, 2)],
+    )
+    story.restart() if restarts else None
+    assert (
+        figures(story.engine, "arrival") == figures(story.engine, "cohort") == {"30s 0": (1.0, 200), "1m 0": (1.0, 200)}
+    )
+    story.tell([event(n, n / 10) for n in range(2000, 2100)])
+    assert figures(story.engine, "arrival")["1m 0"] == (1.0, 200)
+    shown = series(story.engine, "stream_monitor_performance{")
+    assert [line.rpartition(" ")[2] for line in shown if 'metric="accuracy"' in line and 'basis="arrival"' in line]
+
+
 def test_incidents_that_are_over_are_forgotten(story: Story) -> None:
     """Each is counted once, and the memory of which were counted does not grow with them."""
     story.tell(*traffic(0, 900, never))

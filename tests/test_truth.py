@@ -63,11 +63,13 @@ class Label:
 
 @dataclass
 class Monitor:
-    """The late join with what its joins brought: `cohorts` as they add up, and what waits to reach the detectors."""
+    """The late join with what its joins brought: `cohorts` and `arrivals` as they add up, and what waits to reach the
+    detectors."""
 
     store: Store = field(default_factory=lambda: Store(None))
     corrections_us: int | None = None
     cohorts: Counter[Key] = field(default_factory=Counter)
+    arrivals: Counter[Key] = field(default_factory=Counter)
     waiting: dict[Key, Key] = field(default_factory=dict)
     _newest: dict[type, int] = field(default_factory=lambda: defaultdict(int))
 
@@ -122,7 +124,9 @@ class Monitor:
     def _take(self, met: Met) -> None:
         """As outcomes do."""
         for table, sign in ((met.new, 1), (met.removed, -1), (met.replaced, 1)):
-            for row in table.drop_columns(["joined_us"]).to_pylist():
+            for row in table.to_pylist():
+                self.arrivals[tuple(sorted(row.items()))] += sign
+                del row["joined_us"]
                 self.cohorts[tuple(sorted(row.items()))] += sign
         for row in met.withdrawn.to_pylist():
             del self.waiting[made(row)]
@@ -383,6 +387,8 @@ def test_nothing_depends_on_how_joins_cut_the_streams(
     assert often.books() == once.books()
     assert often.truths() == once.truths()
     assert often.waiting == once.waiting
+    assert +often.arrivals == +once.arrivals
+    assert set(often.arrivals.values()) <= {0, 1}
     assert (once.fates(), once.truths()) == by_hand(predictions, labels)
     labelled = {(one, version, seconds) for one, version, seconds, _ in once.truths()}
     ledger = once.truth.ledger
@@ -440,8 +446,6 @@ def test_orphans_expire_under_the_model_they_name() -> None:
 
 
 # -- what truths cost ------------------------------------------------------------------------------
-
-DAY = DAY_US // MICROSECONDS
 
 
 def kept(monitor: Monitor) -> tuple[int, int]:
