@@ -16,12 +16,14 @@ from stream_monitor.judge.estimate import OUTCOME as ESTIMATED
 from stream_monitor.judge.performance import metrics
 from stream_monitor.records import MICROSECONDS, Json, window_start
 from stream_monitor.revisions import FIRST_METRICS, Figure, Revision, first_figures
-from stream_monitor.summarize.outcome import OutcomeProfile
+from stream_monitor.summarize.outcome import OutcomeProfile, Task
 from stream_monitor.truth import CLASS_DELAY_BOUNDS_SECONDS
 from stream_monitor.versions import Line
 
 QUANTILES = (0.5, 0.9, 0.99)
 """The usual delay, what one in ten waits longer than, and how long to wait before giving up."""
+
+ALL_LABELS = "(all)"
 
 SHOWN_COHORTS = 6
 """Of each window length: enough to see coverage rise from one to the next."""
@@ -64,8 +66,20 @@ def usual_coverage(engine: Engine, number: int, outcome: int, seconds: int, star
 
 
 def _classes(engine: Engine, number: int, outcome: int) -> list[tuple[str, list[int]]]:
+    """(class, counts) of each; numbers have no classes, and all their labels are told together."""
     held = engine.truth.ledger.class_delays.items()
-    return sorted((name, counts) for (v, o, name), counts in held if (v, o) == (number, outcome) and max(counts) > 0)
+    found = sorted((name, counts) for (v, o, name), counts in held if (v, o) == (number, outcome) and max(counts) > 0)
+    if not found or not _is_of_numbers(engine, number, outcome):
+        return found
+    return [(ALL_LABELS, [sum(counts) for counts in zip(*(counts for _, counts in found), strict=True)])]
+
+
+def _is_of_numbers(engine: Engine, number: int, outcome: int) -> bool:
+    """As the labels turned out to be, or before that can be told as the configuration says."""
+    version = engine.versions[number]
+    reference = engine.outcomes.reference(version.whole(), outcome)
+    task = engine.config.model(version.key.model).task if reference is None else reference.task
+    return task == Task.REGRESSION
 
 
 def _delays(name: str, counts: list[int]) -> dict[str, Any]:

@@ -97,3 +97,22 @@ def test_what_is_not_followed_any_more_is_let_go(story: Story) -> None:
     held = {(seconds, (start / 1e6 - START) / 60) for _, _, seconds, start in story.engine.revisions._held}
     assert held
     assert min(minute for seconds, minute in held if seconds == 60) >= 45 - 1 - 8
+
+
+def test_numbers_have_no_classes(tmp_path: Path) -> None:
+    """The delays of a regression's labels are told together: no value is a class of its own."""
+    story = Story(tmp_path, models={"m": {"task": "regression"}})
+    events, labels = traffic(2, delay=lambda *_: 10.0, wrong=a_tenth)
+    story.live(
+        [{**event, "prediction": 5.0} for event in events],
+        [{"inference_id": b["inference_id"], "value": 4.0 + n / 7, "timestamp": b["timestamp"]}
+         for n, b in enumerate(labels)],
+        slice_seconds=60,
+    )  # fmt: skip
+    [row] = delays.rows(story.engine)
+    [told] = row["delays"]
+    assert (told["class"], told["labels"]) == ("(all)", story.engine.truth.ledger.labelled[0])
+    assert told["labels"] > 60
+    assert told["p50_seconds"] == pytest.approx(10, rel=0.5)
+    assert {truth for _, truth, _, _ in delays.quantiles(story.engine)} == {"(all)"}
+    story.close()
