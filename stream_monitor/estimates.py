@@ -7,7 +7,8 @@ estimate of a window is read by the calibration of the baseline that is in use: 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,8 @@ import pyarrow.compute as pc
 from stream_monitor.config import duration_text
 from stream_monitor.judge.baseline import Baseline
 from stream_monitor.judge.estimate import OUTCOME, Estimator, estimator_of
-from stream_monitor.judge.expectation import Expected, is_outside
+from stream_monitor.judge.expectation import Expected, gap_text, is_outside
+from stream_monitor.judge.lacking import Arrival
 from stream_monitor.judge.loss import LossEstimator
 from stream_monitor.judge.metric import Metric
 from stream_monitor.judge.performance import metrics, performance_rows
@@ -31,6 +33,7 @@ from stream_monitor.records import (
     Floats,
     Inferences,
     Ints,
+    Json,
     LineKey,
     ModelKey,
     Performance,
@@ -48,6 +51,7 @@ from stream_monitor.summarize.scores import (
     of_scores,
     of_texts,
 )
+from stream_monitor.truth import CLASS_DELAY_BOUNDS_SECONDS
 
 if TYPE_CHECKING:
     from stream_monitor.engine import Engine
@@ -67,6 +71,9 @@ CACHED_WINDOWS = 1_000
 COMPARED_WINDOWS = 8
 """Windows over which a departure of the realised figures is followed."""
 
+NEVER_US = 2**61
+"""Later than any label."""
+
 FEWEST_COMPARED = 30
 """Labelled rows of a window below which its realised figures are not compared."""
 
@@ -81,15 +88,51 @@ _Labelled = tuple[WindowKey, Mapping[str, Expected], Mapping[str, Metric]]
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What came of an estimate. `realised`: the cohort's figure, None before labels; `labelled`: of so many rows.
+    """What came of an estimate. `realised`: the cohort's figure, None before labels; `adjusted`: the estimate of all rows,
+    as their labels show where they came and as expected of the others.
 
     `outside_windows`: of how many windows in a row, up to the newest with labels, the realised figure lies above (+) or
-    below (-) the estimate's interval: by chance of one in 40, of three hardly ever.
+    below (-) the estimate's interval: by chance of one in 40, of three hardly ever. None where it is not followed.
     """
 
-    realised: float | None
-    labelled: int
-    outside_windows: int
+    realised: Metric | None
+    adjusted: Metric | None
+    outside_windows: int | None = None
+
+    def told(self, metric: str) -> Json:
+        """For the API, beside the estimate of a metric."""
+        labelled = 0 if self.realised is None else self.realised.samples
+        found: dict[str, object] = {"realised": _finite(self.realised, "value"), "realised_samples": labelled}
+        found |= {"adjusted" + part: _finite(self.adjusted, name) for part, name in _PARTS.items()}
+        if self.outside_windows is not None:
+            found |= {"outside_windows": self.outside_windows, "gap": gap_text(metric, self.outside_windows)}
+        return found
+
+
+_PARTS = {"": "value", "_lower": "lower", "_upper": "upper"}
+
+
+def _finite(metric: Metric | None, name: str) -> float | None:
+    value = math.nan if metric is None else getattr(metric, name)
+    return value if math.isfinite(value) else None
+
+
+@dataclass(frozen=True, slots=True)
+class LineReader:
+    """What another thread reads the stored windows of a line with; nothing of it changes."""
+
+    estimator: AnyEstimator
+    reference: OutcomeProfile
+    arrival: Arrival | None
+
+    def adjusted(self, scores: ScoreProfile, known: OutcomeProfile, start_us: int, end_us: int) -> dict[str, Expected]:
+        """The estimates of a window with what its labels show already; none without labels."""
+        if not known.rows or not known.is_whole:
+            return {}
+        if isinstance(self.estimator, LossEstimator):
+            return self.estimator.estimates(scores, known)
+        lacking = None if self.arrival is None else self.arrival.lacking(start_us, end_us)
+        return self.estimator.estimates(scores, known, lacking)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,31 +324,58 @@ class Estimates:
         """What came of each estimate of a window, and how the newest labelled windows around it fared."""
         labelled: list[_Labelled] = [
             (k, self.estimates(line, k), metrics(cohort))
-            for k in self._closed(line, key[1])
-            if (cohort := self._cohort(k)) is not None and self.estimates(line, k)
+            for k in self._compared(line, key[1])
+            if (cohort := self._cohort(k)) is not None and cohort.rows >= FEWEST_COMPARED and self.estimates(line, k)
         ]
-        # Both are made anew whenever the rows behind them change: the same objects say the same.
-        seen: list[object] = [self.estimates(line, key), *(part for _, *parts in labelled for part in parts)]
+        own, expected = self._cohort(key), self.estimates(line, key)
+        came = None if own is None or not own.rows else metrics(own)
+        # All are made anew whenever the rows behind them change: the same objects say the same.
+        seen: list[object] = [expected, came, *(part for _, *parts in labelled for part in parts)]
         held = self._beside.get((line.number, key[1]))
         if held is None or len(held[0]) != len(seen) or any(a is not b for a, b in zip(held[0], seen, strict=True)):
-            found = {name: _fared(key, name, labelled) for name in self.estimates(line, key)}
+            adjusted = self._adjusted(line, key, own)
+            found = {
+                name: Beside(
+                    comparable(came, name),
+                    adjusted[name].metric() if name in adjusted else None,
+                    _run(_side(there.get(name), later.get(name)) for _, there, later in labelled),
+                )
+                for name in expected
+            }
             held = self._beside[(line.number, key[1])] = (seen, found)
         return held[1]
 
+    def _adjusted(self, line: Line, key: WindowKey, cohort: OutcomeProfile | None) -> dict[str, Expected]:
+        reader = self._reader(self._version(line.key))
+        if cohort is None or reader is None:
+            return {}
+        self._fetch([key])
+        return reader.adjusted(self._windows[key], cohort, key[2], key[2] + key[1] * MICROSECONDS)
+
+    def gaps(self, line: Line, seconds: int) -> dict[str, int]:
+        """In how many labelled windows in a row each realised metric was outside, + above or - below."""
+        newest = self.recent(line, seconds)
+        beside = {} if newest is None else self.beside(line, newest[0])
+        return {name: told.outside_windows or 0 for name, told in beside.items()}
+
     def _cohort(self, key: WindowKey) -> OutcomeProfile | None:
-        """The labelled predictions of a window, None where they are too few to be compared."""
+        """The labelled predictions of a window."""
         if OUTCOME not in self.engine.names.outcomes:
             return None
         line, seconds, start = key
-        cohort = self.engine.outcomes.cohorts.profile((line, self.engine.names.outcomes.index(OUTCOME), seconds, start))
-        return cohort if cohort is not None and cohort.rows >= FEWEST_COMPARED else None
+        return self.engine.outcomes.cohorts.profile((line, self.engine.names.outcomes.index(OUTCOME), seconds, start))
+
+    def _compared(self, line: Line, seconds: int) -> list[WindowKey]:
+        """The last windows whose labels are through as usual; the last closed ones, where that is not known."""
+        version, sealed_us = self._version(line.key).index, self.engine.sealed_us
+        through_us = None
+        if OUTCOME in self.engine.names.outcomes:
+            through_us = self.engine.outcomes.labels.through_us(version, self.engine.names.outcomes.index(OUTCOME))
+        return [] if sealed_us is None else _windows_before(line, seconds, sealed_us - (through_us or 0))
 
     def _closed(self, line: Line, seconds: int) -> list[WindowKey]:
         """The last closed windows, the newest first."""
-        if self.engine.sealed_us is None:
-            return []
-        newest, span = window_start(self.engine.sealed_us, seconds), seconds * MICROSECONDS
-        return [(line.number, seconds, newest - k * span) for k in range(1, COMPARED_WINDOWS + 1)]
+        return [] if self.engine.sealed_us is None else _windows_before(line, seconds, self.engine.sealed_us)
 
     def _version(self, key: LineKey) -> Version:
         index = self.engine.names.version_index(ModelKey(key.model, key.version))
@@ -335,14 +405,35 @@ class Estimates:
                 found = estimator.estimates(ScoreProfile.from_bytes(body))
                 yield from rows_of(line.key, seconds, start, found, references[number])
 
-    def readers(self) -> dict[int, tuple[AnyEstimator, OutcomeProfile]]:
-        """By line: what another thread reads stored windows with, and the baseline's truth. Neither changes."""
-        found: dict[int, tuple[AnyEstimator, OutcomeProfile]] = {}
+    def readers(self) -> dict[int, LineReader]:
+        """By line: what another thread reads stored windows with."""
+        found: dict[int, LineReader] = {}
         for version in self.engine.versions.values():
-            held = self._reading(version)
-            if held is not None and held.estimator is not None and held.reference is not None:
-                found |= {line.number: (held.estimator, held.reference) for line in version.lines.values()}
+            reader = self._reader(version)
+            if reader is not None:
+                found |= {line.number: reader for line in version.lines.values()}
         return found
+
+    def _reader(self, version: Version) -> LineReader | None:
+        held = self._reading(version)
+        if held is None or held.estimator is None or held.reference is None:
+            return None
+        return LineReader(held.estimator, held.reference, self._arrival(version.index, held.estimator))
+
+    def _arrival(self, version: int, estimator: AnyEstimator) -> Arrival | None:
+        """How labels of each class come, of a classifier; None before the first."""
+        now_us, names = self.engine.joined_sealed_us, self.engine.names.outcomes
+        if isinstance(estimator, LossEstimator) or now_us is None or OUTCOME not in names:
+            return None
+        outcome = names.index(OUTCOME)
+        classes = ["1", "0"] if estimator.task is Task.BINARY else list(estimator.classes)
+        delays = {name: np.zeros(len(CLASS_DELAY_BOUNDS_SECONDS) + 1, np.int64) for name in classes}
+        for (v, o, label), counts in self.engine.truth.ledger.class_delays.items():
+            name = label if estimator.task is not Task.BINARY else "1" if label == estimator.positive_label else "0"
+            if (v, o) == (version, outcome) and name in delays:
+                delays[name] += np.array(counts, np.int64)
+        final = self.engine.outcomes.labels.usual_coverage(version, outcome, 0, 0, NEVER_US)
+        return Arrival(delays, CLASS_DELAY_BOUNDS_SECONDS, final, now_us)
 
     # -- the store -------------------------------------------------------------------------------
 
@@ -374,11 +465,16 @@ def rows_of(
     )
 
 
-def _fared(key: WindowKey, name: str, labelled: Sequence[_Labelled]) -> Beside:
-    sides = (_side(expected.get(name), found.get(name)) for _, expected, found in labelled)
-    realised = next((found.get(name) for k, _, found in labelled if k == key), None)
-    run = _run(sides)
-    return Beside(None, 0, run) if realised is None else Beside(realised.value, realised.samples, run)
+def comparable(realised: Mapping[str, Metric] | None, name: str) -> Metric | None:
+    """What labels show of a metric, None where they are too few to be compared."""
+    found = None if realised is None else realised.get(name)
+    return found if found is not None and found.samples >= FEWEST_COMPARED else None
+
+
+def _windows_before(line: Line, seconds: int, until_us: int) -> list[WindowKey]:
+    """The last windows that ended by a time, the newest first."""
+    newest, span = window_start(until_us, seconds), seconds * MICROSECONDS
+    return [(line.number, seconds, newest - k * span) for k in range(1, COMPARED_WINDOWS + 1)]
 
 
 def _side(estimate: Expected | None, realised: Metric | None) -> int:

@@ -279,13 +279,7 @@ def _recent_estimates(engine: Engine, line: Line) -> Iterator[dict[str, Any]]:
             continue
         beside = engine.estimates.beside(line, newest[0])
         for row in engine.estimates.performance(line, newest[0]):
-            told = beside[row.metric]
-            yield {
-                **performance_json(row),
-                "realised": _number(told.realised),
-                "realised_samples": told.labelled,
-                "outside_windows": told.outside_windows,
-            }
+            yield {**performance_json(row), **beside[row.metric].told(row.metric)}
 
 
 def references(engine: Engine) -> dict[tuple[int, int], OutcomeProfile]:

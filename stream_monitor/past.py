@@ -11,9 +11,10 @@ from types import MappingProxyType
 from stream_monitor.config import duration_text
 from stream_monitor.engine import time_text
 from stream_monitor.estimates import KIND as PREDICTED
-from stream_monitor.estimates import AnyEstimator, rows_of
+from stream_monitor.estimates import Beside, LineReader, comparable, rows_of
 from stream_monitor.history import Reader, performance_json
 from stream_monitor.judge.detail import detail
+from stream_monitor.judge.estimate import OUTCOME
 from stream_monitor.judge.performance import metrics, performance_rows
 from stream_monitor.judge.verdicts import Span
 from stream_monitor.names import Names
@@ -25,8 +26,8 @@ from stream_monitor.summarize.scores import ScoreProfile
 References = Mapping[tuple[int, int], OutcomeProfile]
 """What a (line, outcome) is compared with: the baseline's truth, or the first labels."""
 
-Estimators = Mapping[int, tuple[AnyEstimator, OutcomeProfile]]
-"""By line: what estimates are read with, and the baseline's truth."""
+Estimators = Mapping[int, LineReader]
+"""By line: what estimates are read with."""
 
 _NO_ESTIMATORS: Estimators = MappingProxyType({})
 
@@ -66,7 +67,7 @@ def performance(
     realised = (_metrics(window) for window in windows(reader, names, filters, references))
     estimated = estimates(reader, names, filters, estimators)
     for found in heapq.merge(estimated, (part for part in realised if part), key=_newest_first):
-        rows += [performance_json(row) for row in found if filters.metric in (None, row.metric)]
+        rows += [{**performance_json(row), **more} for row, more in found if filters.metric in (None, row.metric)]
         if len(rows) >= filters.offset + filters.limit:
             break
     return rows[filters.offset : filters.offset + filters.limit]
@@ -82,12 +83,16 @@ def details(reader: Reader, names: Names, filters: Filters, references: Referenc
     return found[filters.offset :]
 
 
-def _newest_first(rows: list[Performance]) -> tuple[int, int]:
-    return -rows[0].window_start_us, rows[0].window_end_us
+_Rows = list[tuple[Performance, Json]]
+"""The rows of one window, and what is said beside each."""
 
 
-def estimates(reader: Reader, names: Names, filters: Filters, estimators: Estimators) -> Iterator[list[Performance]]:
-    """What is expected of the stored windows that are asked for, the newest first."""
+def _newest_first(rows: _Rows) -> tuple[int, int]:
+    return -rows[0][0].window_start_us, rows[0][0].window_end_us
+
+
+def estimates(reader: Reader, names: Names, filters: Filters, estimators: Estimators) -> Iterator[_Rows]:
+    """What is expected of the stored windows that are asked for, the newest first, and beside it what came of them."""
     lines = [n for n in _lines(names, filters) if n in estimators]
     if filters.basis not in (None, "estimated") or not lines:
         return
@@ -99,13 +104,30 @@ def estimates(reader: Reader, names: Names, filters: Filters, estimators: Estima
             f"and (? is null or part[3] < ?) order by start_us desc, seconds, line limit {AT_ONCE} offset {at}",
             [PREDICTED, lines, *_twice(filters)],
         ).fetchall()
-        for line, seconds, start, body in found:
-            estimator, reference = estimators[line]
-            expected = estimator.estimates(ScoreProfile.from_bytes(bytes(body)))
+        outcome = names.outcomes.index(OUTCOME) if OUTCOME in names.outcomes else -1
+        keys = [f"{line}/{outcome}/{seconds}/{start}" for line, seconds, start, _ in found]
+        cohorts = _states(reader, ["cohort"], keys)
+        for (line, seconds, start, body), key in zip(found, keys, strict=True):
+            held, scores, cohort = estimators[line], ScoreProfile.from_bytes(bytes(body)), cohorts.get(("cohort", key))
+            expected = held.estimator.estimates(scores)
             if expected:
-                yield rows_of(names.lines[line], seconds, start, expected, reference)
+                rows = rows_of(names.lines[line], seconds, start, expected, held.reference)
+                known = None if cohort is None else OutcomeProfile.from_bytes(cohort)
+                yield list(zip(rows, _beside(held, scores, known, rows), strict=True))
         if len(found) < AT_ONCE:
             return
+
+
+def _beside(
+    held: LineReader, scores: ScoreProfile, known: OutcomeProfile | None, rows: list[Performance]
+) -> Iterator[Json]:
+    """What labels show of each estimate, and the estimate adjusted for them."""
+    span = rows[0].window_start_us, rows[0].window_end_us
+    adjusted = {} if known is None else held.adjusted(scores, known, *span)
+    came = None if known is None else metrics(known)
+    for row in rows:
+        found = adjusted.get(row.metric)
+        yield Beside(comparable(came, row.metric), None if found is None else found.metric()).told(row.metric)
 
 
 def _lines(names: Names, filters: Filters) -> list[int]:
@@ -151,9 +173,9 @@ def _states(reader: Reader, kinds: list[str], keys: list[str]) -> dict[tuple[str
     return {(kind, key): bytes(value) for kind, key, value in rows}
 
 
-def _metrics(window: Window) -> list[Performance]:
+def _metrics(window: Window) -> _Rows:
     end_us = window.start_us + window.seconds * MICROSECONDS
-    return performance_rows(
+    rows = performance_rows(
         metrics(window.profile),
         Span(window.line, duration_text(window.seconds), window.start_us, end_us),
         outcome=window.outcome,
@@ -161,6 +183,7 @@ def _metrics(window: Window) -> list[Performance]:
         coverage=window.coverage,
         reference=window.reference,
     )
+    return [(row, {}) for row in rows]
 
 
 def _detail(window: Window) -> Json:

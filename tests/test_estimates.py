@@ -159,7 +159,7 @@ def measured(rng: random.Random, *, most: float = 1.0) -> tuple[Row, Row]:
     """Features and an error: it grows with x, and in shops it is three times as large. Not every event has all."""
     x, shop = rng.uniform(0, most), rng.random() < 0.3
     size = (1 + 4 * x) * (3 if shop else 1)
-    features = {"x": round(x, 4), "where": "shop" if shop else "web", "noise": rng.random()}
+    features: Row = {"x": round(x, 4), "where": "shop" if shop else "web", "noise": rng.random()}
     if rng.random() < 0.1:
         features |= rng.choice([{"x": None}, {"x": "high"}, {"where": "kiosk"}, {"where": 7}, {"x": 1e999}])
     return features, {"error": rng.gauss(0, size)}

@@ -16,9 +16,11 @@ import numpy as np
 
 from stream_monitor.judge.baseline import Baseline
 from stream_monitor.judge.calibration import Calibration, calibrate
-from stream_monitor.judge.expectation import Estimate, Expected, Range
+from stream_monitor.judge.expectation import Estimate, Expected, Range, settled
 from stream_monitor.judge.loss import FEWEST_ROWS, Losses, LossEstimator
 from stream_monitor.judge.metric import NAN
+from stream_monitor.judge.part import Part
+from stream_monitor.judge.performance import metrics
 from stream_monitor.judge.ranking import Ranks
 from stream_monitor.records import Floats, Ints
 from stream_monitor.summarize.histogram import Histogram
@@ -63,19 +65,65 @@ class Estimator:
         rows = next(iter(self.classes.values())).rows
         return f"{' and '.join(maps)}, fitted on {rows} labelled rows"
 
-    def estimates(self, scores: ScoreProfile) -> dict[str, Expected]:
+    def estimates(
+        self,
+        scores: ScoreProfile,
+        known: OutcomeProfile | None = None,
+        remaining: Mapping[str, float] | None = None,
+    ) -> dict[str, Expected]:
         """Every metric that can be expected; none where the profile is of other classes or empty.
 
         Binary: accuracy, precision, recall, specificity, f0_5, f1, f2, auc, log_loss, brier. Several classes: accuracy,
         log_loss, brier, precision, recall, f0_5, f1 and f2 as plain and as weighted means over the classes, and
         precision[c], recall[c], specificity[c], f1[c].
+
+        `known`: the outcomes of those rows that have their truth; none where they are not a part of these. `remaining`:
+        the share of each class's rows without one ("1" and "0" of a binary model), where truths do not come alike.
         """
         if not scores.rows or set(scores.classes) != set(self.classes):
             return {}
-        parts = {name: _Part.of(scores.classes[name], held) for name, held in self.classes.items()}
+        known = OutcomeProfile(self.task, self.positive_label) if known is None else known
+        truths = known.scored if self.task is Task.BINARY else known.rows
+        if truths == scores.rows:
+            return {name: settled(metric) for name, metric in metrics(known).items() if name in self._names()}
+        parts = self._parts(scores, known, remaining)
+        if parts is None:
+            return {}
+        return _binary(parts[POSITIVE], known) if self.task is Task.BINARY else _multiclass(parts, known)
+
+    def _parts(
+        self, scores: ScoreProfile, known: OutcomeProfile, remaining: Mapping[str, float] | None
+    ) -> dict[str, Part] | None:
+        parts = {name: Part.of(scores.classes[name], held) for name, held in self.classes.items()}
+        if remaining is not None:
+            expected = {name: part.true for name, part in parts.items()}
+            if self.task is Task.BINARY:
+                expected["0"] = scores.rows - expected[POSITIVE]
+            parts = {
+                name: Part.of(scores.classes[name], held, odds=_odds(name, remaining, expected))
+                for name, held in self.classes.items()
+            }
+        found = {}
+        for name, part in parts.items():
+            left = part.less_scores(known.scores) if self.task is Task.BINARY else part.less_pairs(name, known.pairs)
+            if left is None:
+                return None
+            found[name] = left
+        return found
+
+    def _names(self) -> set[str]:
+        """The metrics there are."""
         if self.task is Task.BINARY:
-            return _binary(parts[POSITIVE])
-        return _multiclass(parts, scores.rows)
+            return {"accuracy", "specificity", "auc", "log_loss", "brier", *_SHAPES}
+        of_class = {f"{name}[{c}]" for c in self.classes for name in ("precision", "recall", "specificity", "f1")}
+        return {"accuracy", "log_loss", "brier", *_SHAPES, *(f"weighted_{name}" for name in _SHAPES)} | of_class
+
+
+def _odds(name: str, remaining: Mapping[str, float], expected: Mapping[str, float]) -> float:
+    """How many times likelier a row of a class lacks its truth than one of the others, by their expected rows."""
+    others = {c: rows for c, rows in expected.items() if c != name}
+    lacking = sum(rows * remaining[c] for c, rows in others.items()) / sum(others.values())
+    return remaining[name] / lacking
 
 
 def estimator_of(baseline: Baseline, positive_label: str | None) -> Estimator | LossEstimator | str:
@@ -150,70 +198,7 @@ def _summed_by(place: Ints, weight: Ints | Floats, places: int) -> Floats:
     return np.asarray(np.bincount(place, weight, places), dtype=np.float64)
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One class over a window: by (bin, whether predicted), rows, the model's probability, and the calibrated one."""
-
-    bin: Ints
-    chosen: Floats  # 0 or 1
-    count: Floats
-    own: Floats
-    probability: Floats
-    calibration: Calibration
-    conservative: bool = False  # several classes: their truths are not independent, and a bound stands for the variance
-
-    @classmethod
-    def of(cls, histogram: Histogram, calibration: Calibration) -> _Part:
-        """Of a window's counts."""
-        keys, counts = histogram.arrays()
-        bins = keys >> 1
-        return cls(
-            bins,
-            (keys & 1).astype(np.float64),
-            counts.astype(np.float64),
-            middle_of_bin(bins),
-            calibration.read(bins),
-            calibration,
-        )
-
-    @property
-    def rows(self) -> float:
-        return float(self.count.sum())
-
-    @property
-    def true(self) -> float:
-        """Expected rows of the class."""
-        return float((self.count * self.probability).sum())
-
-    @property
-    def hits(self) -> float:
-        """Expected rows of the class that are predicted as it."""
-        return float((self.count * self.probability * self.chosen).sum())
-
-    @property
-    def taken(self) -> float:
-        """Rows predicted as the class."""
-        return float((self.count * self.chosen).sum())
-
-    def variances(self, slope: Floats) -> tuple[float, float]:
-        """Of a metric that moves by `slope` with the truth of a row in each cell: by sampling, and by calibration."""
-        spread = self.probability if self.conservative else self.probability * (1 - self.probability)
-        return float((self.count * slope**2 * spread).sum()), self.calibration.variance(self.bin, self.count * slope)
-
-    def ratio(self, by_chosen: float, by_truth: float) -> tuple[float, Floats]:
-        """(c + t) hits / (c chosen + t true), 0 where the class is not chosen, and its slope."""
-        under = by_chosen * self.taken + by_truth * self.true
-        if under <= 0:
-            return 0.0, np.zeros(len(self.bin))
-        value = (by_chosen + by_truth) * self.hits / under
-        return value, ((by_chosen + by_truth) * self.chosen - value * by_truth) / under
-
-    def estimate(self, value: float, slope: Floats, *, constant: float, of: Range = Range.SHARE) -> Estimate:
-        sampling, calibration = self.variances(slope)
-        return Estimate(value, sampling, calibration, of, constant, round(self.rows))
-
-
-def _binary(part: _Part) -> dict[str, Expected]:
+def _binary(part: Part, known: OutcomeProfile) -> dict[str, Expected]:
     n, share = part.rows, part.true / part.rows
     rejected, false = 1 - part.chosen, part.rows - part.true
     specificity = float((part.count * rejected * (1 - part.probability)).sum()) / false
@@ -239,11 +224,12 @@ def _binary(part: _Part) -> dict[str, Expected]:
         ("log_loss", log_loss, (loss - gain) / n, entropy),
         ("brier", brier, (1 - 2 * part.own) / n, share * (1 - share)),
     ):
-        found[name] = part.estimate(float((part.count * each).sum()) / n, slope, constant=constant, of=Range.LOSS)
+        value = (float((part.unknown * each).sum()) + known.sums[name].value) / n
+        found[name] = part.estimate(value, slope, constant=constant, of=Range.LOSS)
     return found
 
 
-def _auc(part: _Part) -> Estimate:
+def _auc(part: Part) -> Estimate:
     """Expected area under the ROC curve: pairs of rows in order, weighted by the probability that they are a pair.
 
     Its slope in the truth of a row is (share of negatives below - area) / positives - (share of positives above -
@@ -261,8 +247,9 @@ def _auc(part: _Part) -> Estimate:
     return part.estimate(area, slope[at], constant=0.5)
 
 
-def _multiclass(parts: Mapping[str, _Part], n: int) -> dict[str, Expected]:
+def _multiclass(parts: Mapping[str, Part], known: OutcomeProfile) -> dict[str, Expected]:
     """The classes' truths exclude each other: for sums over them the bound Var <= sum of slope^2 q is taken."""
+    n = next(iter(parts.values())).rows
     several = {name: replace(part, conservative=True) for name, part in parts.items()}
     share = {name: part.true / n for name, part in parts.items()}
     top = max(share.values())
@@ -279,17 +266,20 @@ def _multiclass(parts: Mapping[str, _Part], n: int) -> dict[str, Expected]:
         weighted = sum(parts[c].true * value for c, (value, _) in ratios.items()) / all_true
         slopes = {c: (parts[c].true * slope + value - weighted) / all_true for c, (value, slope) in ratios.items()}
         found[f"weighted_{name}"] = _summed(several, slopes, weighted, constant=of_top * top)
-    return found | _losses(several, n, list(share.values())) | _by_class(parts)
+    return found | _losses(several, known, list(share.values())) | _by_class(parts)
 
 
-def _losses(parts: Mapping[str, _Part], n: int, share: list[float]) -> dict[str, Expected]:
-    """Log loss and Brier's score are sums over the classes."""
-    log_loss, brier = 0.0, 0.0
+def _losses(parts: Mapping[str, Part], known: OutcomeProfile, share: list[float]) -> dict[str, Expected]:
+    """Log loss and Brier's score are sums over the classes; none where some truths came without probabilities."""
+    if min(known.probable, known.scored) < known.rows:
+        return {}
+    n = next(iter(parts.values())).rows
+    log_loss, brier = known.sums["log_loss"].value / n, known.sums["brier"].value / n
     of_log, of_brier = {}, {}
     for name, part in parts.items():
         loss = -np.log(np.maximum(part.own, PROBABILITY_FLOOR))
-        log_loss += float((part.count * part.probability * loss).sum()) / n
-        brier += float((part.count * (part.own**2 + part.probability * (1 - 2 * part.own))).sum()) / n
+        log_loss += float((part.unknown * part.probability * loss).sum()) / n
+        brier += float((part.unknown * (part.own**2 + part.probability * (1 - 2 * part.own))).sum()) / n
         of_log[name], of_brier[name] = loss / n, (1 - 2 * part.own) / n
     entropy = -sum(s * math.log(s) for s in share if s > 0)
     return {
@@ -298,7 +288,7 @@ def _losses(parts: Mapping[str, _Part], n: int, share: list[float]) -> dict[str,
     }
 
 
-def _by_class(parts: Mapping[str, _Part]) -> dict[str, Expected]:
+def _by_class(parts: Mapping[str, Part]) -> dict[str, Expected]:
     found: dict[str, Expected] = {}
     for label, part in parts.items():
         share = part.true / part.rows
@@ -316,7 +306,7 @@ def _by_class(parts: Mapping[str, _Part]) -> dict[str, Expected]:
 
 
 def _summed(
-    parts: Mapping[str, _Part], slopes: Mapping[str, Floats], value: float, *, constant: float, of: Range = Range.SHARE
+    parts: Mapping[str, Part], slopes: Mapping[str, Floats], value: float, *, constant: float, of: Range = Range.SHARE
 ) -> Estimate:
     each = [part.variances(slopes[name]) for name, part in parts.items()]
     rows = round(next(iter(parts.values())).rows)

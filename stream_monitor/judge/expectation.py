@@ -117,5 +117,20 @@ def is_outside(metric: Metric, realised: float) -> int:
     return int(realised > metric.upper) - int(realised < metric.lower)
 
 
+PERSISTENT_WINDOWS = 3
+"""Windows in a row outside on one side, by chance one time in 64,000: from then on it is said."""
+
+
+def gap_text(metric: str, windows: int) -> str | None:
+    """What a gap that lasts means, in a sentence; `windows` with its sign, + above. None where it does not last."""
+    if abs(windows) < PERSISTENT_WINDOWS:
+        return None
+    side = "above" if windows > 0 else "below"
+    return (
+        f"In {abs(windows)} labelled windows in a row {metric} was {side} what the predictions and their inputs led to expect:"
+        " the relation of inputs and truth has changed (concept drift), or the labels that came are a biased sample."
+    )
+
+
 def _scale(rows: int, labelled: int | None) -> float:
     return 1.0 if labelled is None else max(rows / max(labelled, 1), 1.0)

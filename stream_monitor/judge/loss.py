@@ -341,7 +341,9 @@ class _Mixture:
         part, usual = self.unknown / self.n, self.leaf.rows / self.leaf.rows.sum()
         by_chance = float((self.share**2 * spread / self.leaf.rows).sum())
         change = (self.losses.missed if missed is None else missed) * float((self.share - usual) @ mean)
-        return part / self.n * float(self.share @ spread), part**2 * (by_chance + change**2)
+        # Which leaves the unknown rows are in is not known: any of them, as likely as all.
+        drawn = (1 - part) * float(self.share @ (mean - self.share @ mean) ** 2)
+        return part / self.n * (float(self.share @ spread) + drawn), part**2 * (by_chance + change**2)
 
     def _mape(self, truths: Spectrum) -> Estimate:
         """A ratio: relative errors over the rows whose truth is not 0."""

@@ -208,6 +208,107 @@ def test_intervals_of_several_classes_hold_what_is_drawn() -> None:
     assert {name: count for name, count in held.items() if count < 270} == {}
 
 
+def joined(score: Floats, chosen: Flags, truth: Flags) -> OutcomeProfile:
+    """Some binary rows with their truth."""
+    nothing = np.full(len(score), np.nan)
+    profile = OutcomeProfile(Task.BINARY, "yes")
+    true, label = (pa.array(np.where(flags, "yes", "no")) for flags in (truth, chosen))
+    profile.add(Joined(true, nothing, label, score, nothing, nothing))
+    return profile
+
+
+def test_known_truths_stand_for_themselves() -> None:
+    """Each sum over rows: the truth where it has come, the calibrated probability elsewhere."""
+    rng = np.random.default_rng(11)
+    score = scores(900, 12)
+    chosen, truth, known = score > 0.5, rng.random(900) < score**1.4, rng.random(900) < np.where(score > 0.6, 0.8, 0.2)
+    profile = ScoreProfile()
+    profile.add(of_scores(score, chosen))
+    found = Estimator(Task.BINARY, "yes", {POSITIVE: Known(1.4)}).estimates(
+        profile, joined(score[known], chosen[known], truth[known])
+    )
+    q = np.where(known, truth, score**1.4)
+    tp, fp, fn = (q * chosen).sum(), ((1 - q) * chosen).sum(), (q * ~chosen).sum()
+    want = {
+        "accuracy": (tp + ((1 - q) * ~chosen).sum()) / 900,
+        "precision": tp / (tp + fp),
+        "recall": tp / (tp + fn),
+        "f1": 2 * tp / (2 * tp + fp + fn),
+        "log_loss": -(q * np.log(score) + (1 - q) * np.log(1 - score)).mean(),
+        "brier": (q * (1 - score) ** 2 + (1 - q) * score**2).mean(),
+    }
+    assert {name: found[name].value for name in want} == pytest.approx(want, abs=1e-9)
+    accuracy = found["accuracy"]
+    assert isinstance(accuracy, Estimate)
+    p = score[~known] ** 1.4
+    assert accuracy.sampling == pytest.approx((p * (1 - p)).sum() / 900**2)
+    assert accuracy.rows == 900
+
+
+def test_what_is_known_of_all_rows_is_what_labels_show() -> None:
+    """To the last digit, and with no interval left; rows that are no part of the window are refused."""
+    rng = np.random.default_rng(13)
+    score = scores(500, 14)
+    chosen, truth = score > 0.5, rng.random(500) < score
+    profile = ScoreProfile()
+    profile.add(of_scores(score, chosen))
+    estimator = Estimator(Task.BINARY, "yes", {POSITIVE: Known()})
+    found, want = estimator.estimates(profile, joined(score, chosen, truth)), realised(score, chosen, truth)
+    for name, estimate in found.items():
+        metric = estimate.metric()
+        assert (metric.value, metric.lower, metric.upper) == (want[name].value,) * 3
+    assert set(found) == set(estimator.estimates(profile))
+    other = np.clip(score + 0.3, 0, 0.999)[:100]
+    assert estimator.estimates(profile, joined(other, other > 0.5, truth[:100])) == {}
+
+
+def test_of_positives_that_come_first_the_rest_has_fewer() -> None:
+    """A tenth of the negatives and nine tenths of the positives are labelled: with the odds the expectation is right."""
+    rng = np.random.default_rng(15)
+    score = scores(200_000, 16)
+    chosen, truth = score > 0.5, rng.random(200_000) < score
+    known = rng.random(200_000) < np.where(truth, 0.9, 0.1)
+    profile = ScoreProfile()
+    profile.add(of_scores(score, chosen))
+    estimator = Estimator(Task.BINARY, "yes", {POSITIVE: Known()})
+    part, want = joined(score[known], chosen[known], truth[known]), realised(score, chosen, truth)
+    blind = estimator.estimates(profile, part)
+    seeing = estimator.estimates(profile, part, {"1": 0.1, "0": 0.9})
+    for name in ("accuracy", "precision", "recall", "auc", "log_loss"):
+        off, before = (abs(found[name].value - want[name].value) for found in (seeing, blind))
+        assert off < min(0.004, before / 4), name
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.8, 1.0])
+def test_several_classes_with_some_truths(share: float) -> None:
+    """What is known is exact, what is not is as expected of rows predicted alike; the interval holds what all show."""
+    rng = np.random.default_rng(17)
+    p, profile, predicted = three(4_000, 18)
+    p /= p.sum(axis=1, keepdims=True)
+    truth = (rng.random((4_000, 1)) > p.cumsum(axis=1)).sum(axis=1).clip(0, 2)
+    own = np.array(["abc".index(c) for c in predicted])
+
+    def of(row: Ints) -> OutcomeProfile:
+        nothing = np.full(len(row), np.nan)
+        outcome = OutcomeProfile(Task.MULTICLASS)
+        outcome.add(Joined(pa.array(["abc"[k] for k in truth[row]], pa.string()), nothing,
+                           pa.array([predicted[k] for k in row], pa.string()), nothing, nothing,
+                           p[row, truth[row]], p[row, own[row]], (p[row] ** 2).sum(axis=1)))  # fmt: skip
+        return outcome
+
+    estimator = Estimator(Task.MULTICLASS, None, {c: Known() for c in "abc"})
+    found = estimator.estimates(profile, of(np.flatnonzero(rng.random(4_000) < share)))
+    pure, after = estimator.estimates(profile), metrics(of(np.arange(4_000)))
+    assert set(found) == set(pure)
+    outside = [name for name, estimate in found.items() if is_outside(estimate.metric(), after[name].value)]
+    assert len(outside) <= 2
+    for name, estimate in found.items():
+        metric, before = estimate.metric(), pure[name].metric()
+        assert metric.upper - metric.lower <= (before.upper - before.lower) * (1 - share / 4) + 1e-12, name
+    if share == 0:
+        assert {n: e.value for n, e in found.items()} == pytest.approx({n: e.value for n, e in pure.items()})
+
+
 @pytest.mark.parametrize(
     ("value", "lower", "upper", "want"),
     [(0.5, 0.4, 0.6, 0), (0.3, 0.4, 0.6, -1), (0.7, 0.4, 0.6, 1), (float("nan"), 0.4, 0.6, 0),
