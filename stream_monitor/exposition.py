@@ -326,6 +326,7 @@ def _estimates(engine: Engine, line: Line, samples: Samples) -> None:
     head = (line.key.model, line.key.version)
     for seconds in sorted(engine.config.windows)[:PUBLISHED_WINDOWS]:
         newest = engine.estimates.recent(line, seconds)
+        gaps = engine.estimates.gaps(line, seconds) if line.is_whole else {}
         for name, estimate in headlined({} if newest is None else newest[1]):
             found, labels = estimate.metric(), (name, "estimated", duration_text(seconds))
             if not line.is_whole:
@@ -335,6 +336,7 @@ def _estimates(engine: Engine, line: Line, samples: Samples) -> None:
             samples["performance_lower"].append(((*head, *labels), found.lower))
             samples["performance_upper"].append(((*head, *labels), found.upper))
             samples["performance_samples"].append(((*head, *labels), found.samples))
+            samples["performance_gap_windows"].append(((*head, name, labels[-1]), gaps.get(name, 0)))
 
 
 def headlined(found: Mapping[str, Expected]) -> Iterator[tuple[str, Expected]]:

@@ -254,8 +254,46 @@ def test_a_concept_that_drifts_leaves_the_interval(tmp_path: Path, flipped: bool
     assert row["realised_samples"] == 300
     assert (row["lower"] <= row["realised"] <= row["upper"]) is not outside
     assert (row["outside_windows"] == -7) is outside
-    if not outside:
+    text = render(service.engine).decode()
+    gap = 'performance_gap_windows{metric="auc",model="m",version="1",window="30s"} '
+    assert (gap + "-7.0" in text) is outside
+    assert gap in text
+    if outside:
+        assert row["gap"].startswith("In 7 labelled windows in a row auc was below what the predictions")
+    else:
         assert row["outside_windows"] > -3
+        assert row["gap"] is None
+    service.store.close()
+
+
+@pytest.mark.parametrize("model", [BINARY, REGRESSION])
+def test_the_adjusted_estimate_becomes_what_labels_show(tmp_path: Path, model: Row) -> None:
+    """None before labels; with half of them its interval is narrower; with all it is the realised figure; so in the past."""
+    config, metric = configured(model), "brier" if model is BINARY else "mae"
+    service = Service(tmp_path / "s.duckdb", config, calibrating(config) if model is BINARY else measuring(config))
+    made, truths = measurements(600) if model is REGRESSION else (events(600), [])
+    made = [*made[:-1], {**made[-1], "timestamp": START + 61}]
+    truths = truths or labels(made[:-1])
+    service.tell(made)
+    before = api(service)[(metric, "1m")]
+    assert before["adjusted"] is before["adjusted_lower"] is None
+    service.tell([], truths[::2])
+    half = api(service)[(metric, "1m")]
+    assert half["value"] == before["value"]
+    assert half["adjusted_lower"] < half["adjusted"] < half["adjusted_upper"]
+    assert half["adjusted_upper"] - half["adjusted_lower"] < half["upper"] - half["lower"]
+    with service.store.reader() as reader:
+        told = past.performance(
+            reader, service.engine.names, Filters(basis="estimated", metric=metric, window_seconds=60, limit=100),
+            history.references(service.engine), estimators=service.engine.estimates.readers(),
+        )  # fmt: skip
+    assert [row["adjusted"] for row in told if not row["segment"] and row["samples"] == 600] == [half["adjusted"]]
+    service.tell([], truths[1::2])
+    whole = api(service)[(metric, "1m")]
+    assert whole["realised_samples"] == 600
+    assert whole["adjusted"] == whole["adjusted_lower"] == whole["adjusted_upper"]
+    assert whole["adjusted"] == pytest.approx(whole["realised"], rel=1e-12)
+    assert half["adjusted_lower"] <= whole["realised"] <= half["adjusted_upper"]
     service.store.close()
 
 

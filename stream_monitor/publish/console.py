@@ -103,6 +103,7 @@ def page(
     performance: Sequence[Json],
     reasons: Sequence[str],
     labels: Sequence[Json] = (),
+    estimated: Sequence[Json] = (),
 ) -> str:
     """The console. `reasons` why the service is not ready; none: it is."""
     count = len(opened)
@@ -113,7 +114,7 @@ def page(
             _models(models),
             _features(features),
             _cohorts(labels),
-            _performance(spoken(performance)[:PERFORMANCE_ROWS]),
+            _performance(spoken(performance)[:PERFORMANCE_ROWS], spoken(estimated)),
             _closed(closed),
             _totals(summary),
         )
@@ -289,7 +290,7 @@ def spoken(rows: Iterable[Json]) -> list[Json]:
     return found
 
 
-def _performance(rows: Sequence[Json]) -> str:
+def _performance(rows: Sequence[Json], estimated: Sequence[Json]) -> str:
     heads = [("Model", "name"), ("Metric", ""), ("Value", "n"), ("Interval", "n"), ("Baseline", "n"), ("Coverage", "n"),
              ("Labelled", "n"), ("Window", "")]  # fmt: skip
     cells = (
@@ -305,7 +306,17 @@ def _performance(rows: Sequence[Json]) -> str:
         )
         for r in rows
     )
-    return _section("Model quality", _table(heads, cells), otherwise="No labels yet.")
+    table = _table(heads, cells)
+    return _section("Model quality", table and table + _gaps(estimated), otherwise="No labels yet.")
+
+
+def _gaps(estimated: Sequence[Json]) -> str:
+    """Where labels have lasted to show something else than was expected, one sentence for each version."""
+    found: dict[tuple[str, str], Json] = {}
+    for row in estimated:
+        if row.get("gap"):
+            found.setdefault((row["model"], row["version"]), row)
+    return "".join(f'<p class="small words">{_line(row)}: {_text(row["gap"])}</p>' for row in found.values())
 
 
 def _interval(row: Json) -> str:

@@ -264,17 +264,19 @@ predictions labelled by an age, from predictions that have reached it alone, its
 whether that is enough to be `judged` by; `through_after_seconds`, the age by which labels are through, null while it cannot
 be told; `is_late`, whether an incident says so; and the newest `cohorts` with their coverage, what it usually is by now and
 their `ripeness`: objectives are judged on those that are `ripe`, and wait for `young` ones, for those with `labels_missing`
-and while the habit is `unknown`. Of each cohort `figures` are its first metrics by the labels so far, beside what was
+and while the habit is `unknown`. `watch` says which truths errors are watched by (`state`: as they come, when they are of
+`age_seconds`, or none while it waits), why, and how many are `held` back. Of each cohort `figures` are its first metrics by the labels so far, beside what was
 expected without them and the baseline's, and `revisions` what was said before, for each further tenth that was labelled."""
 
 
 PERFORMANCE = """Without `since` and `until`: the newest closed window with labels, of each length and basis. With one of
 them: every window kept that starts in between, the newest first; `window=7d&metric=mae&since=2026-01-01` is the line of
 the weekly error, and the window under way is in it. A restated cohort stands as it is now. Rows of basis `estimated` are
-what calibrated scores lead to expect of all predictions of a window before their labels come; without a period they also say
-what came of it: `realised` by the cohort, of `realised_samples` labels, and `outside_windows`, of how many labelled
-windows in a row the realised figure lies above (+) or below (-) the estimate's interval: of three or more, the relation
-of scores and truth has changed."""
+what calibrated scores, or of numbers the baseline's errors on such inputs, lead to expect of all predictions of a window
+before their labels come; beside them stand what came of it, `realised` by the cohort, of `realised_samples` labels, and the
+estimate `adjusted` for the labels that have come, with its interval `adjusted_lower` to `adjusted_upper`: it becomes the
+realised figure as they all do. Without a period they also say `outside_windows`, of how many labelled windows in a row the
+realised figure lies above (+) or below (-) the estimate's interval, and from three on what such a `gap` means in words."""
 
 PERFORMANCE_DETAILS = """One object for each window, the newest first. Classes: `confusion_matrix` (rows by truth and
 prediction; binary: 1 is the positive label), `reliability` (what came true of each tenth of the confidences, now and in
@@ -497,6 +499,7 @@ def _console(view: View) -> str:
         performance=view.performance(Filters(basis="cohort", limit=PAGE_ROWS)),
         reasons=view.ready()[1],
         labels=view.labels(Filters(limit=PAGE_ROWS)),
+        estimated=view.performance(Filters(basis="estimated", limit=PAGE_ROWS)),
     )
 
 

@@ -62,6 +62,24 @@ def test_says_what_is_wrong_in_words() -> None:
     assert "nan" not in read.text.lower()
 
 
+def test_a_gap_that_lasts_is_said_once_for_each_version() -> None:
+    """Under the table of quality, of the first metric that has one; what a model is called stays text."""
+    said = "In 3 labelled windows in a row accuracy was below what was expected."
+    common = {"version": "7", "segment": {}, "outcome": "label", "window": "1d"}
+    rows = [
+        {**common, "model": HOSTILE, "metric": "accuracy", "gap": said},
+        {**common, "model": HOSTILE, "metric": "auc", "gap": said.replace("accuracy", "auc")},
+        {**common, "model": "credit", "metric": "accuracy", "gap": None},
+    ]
+    quality = FakeView().performance(Filters())
+    page = console.page(summary={}, models=[], features=[], opened=[], closed=[], performance=quality, reasons=[],
+                        estimated=rows)  # fmt: skip
+    read = Reader(page)
+    assert said in read.text
+    assert read.text.count("labelled windows in a row") == 1
+    assert read.tags.count("script") == 1
+
+
 def test_names_are_text_wherever_they_stand() -> None:
     """A model called like a script is shown, not run."""
     page = web(FakeView()).get("/").text
