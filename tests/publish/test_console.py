@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from stream_monitor.publish import console
 from stream_monitor.publish.collector import Publisher
 from stream_monitor.publish.http import Filters, create_app
+from stream_monitor.records import Json
 
 
 class Reader(HTMLParser):
@@ -66,7 +67,7 @@ def test_a_gap_that_lasts_is_said_once_for_each_version() -> None:
     """Under the table of quality, of the first metric that has one; what a model is called stays text."""
     said = "In 3 labelled windows in a row accuracy was below what was expected."
     common = {"version": "7", "segment": {}, "outcome": "label", "window": "1d"}
-    rows = [
+    rows: list[Json] = [
         {**common, "model": HOSTILE, "metric": "accuracy", "gap": said},
         {**common, "model": HOSTILE, "metric": "auc", "gap": said.replace("accuracy", "auc")},
         {**common, "model": "credit", "metric": "accuracy", "gap": None},
