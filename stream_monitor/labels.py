@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import groupby, product
+from itertools import groupby, pairwise, product
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +21,14 @@ from stream_monitor.judge.arrival import (
     AGES,
     CALM_CELLS,
     FALL,
+    FEW_CELLS,
     LEAST_CELLS,
     Curve,
     Excursion,
     usual_for_test,
 )
 from stream_monitor.judge.calibrate import Budget
+from stream_monitor.judge.selection import KINDS, NEAR, NEAR_EACH_OTHER, Kinds, can_be_made_good, stands_apart
 from stream_monitor.judge.wording import percent
 from stream_monitor.records import (
     MICROSECONDS,
@@ -53,6 +55,16 @@ shortest window: some ten cells are under way for each octave of ages, whatever 
 OPEN_END = 2**62
 MOST_SPELLS = 16
 """Spells of late labels that are remembered: more than could end while one poll's labels are taken in."""
+
+ASK_EVERY = 100
+"""First labels are compared with the baseline's after each so many: the same ones, however polls cut them."""
+
+MOST_EARLY_CELLS = 1_024
+"""Cells of predictions counted while it is not known what labels are like. When there are more they become twice as wide:
+the predictions that the first labels are of are known to a five-hundredth of the time."""
+
+FULL = 0.9
+"""Coverage from which on first labels will do to learn from, where no baseline says what truths are like."""
 
 AT = tuple((np.arange(8) + 0.5) / 8)
 """Where in a window predictions are thought to lie for its usual coverage."""
@@ -101,7 +113,8 @@ def levels_of(*, shortest_seconds: int, horizon_seconds: int) -> tuple[Level, ..
 
 
 Cells = dict[int, Ints]
-"""Start of a cell -> counts (AGES,) by the step at which they enter: predictions when known, labels when they came."""
+"""Start of a cell -> counts (AGES, kinds) by the step at which they enter: predictions when known (of one kind), labels
+when they came."""
 
 
 @dataclass(slots=True)
@@ -116,6 +129,12 @@ class _Truths:
     settled_us: int = NO_TIME  # cells that began before belong to an outage that is over
     is_late: bool = False
     spells: list[tuple[int, int]] = field(default_factory=list)  # when incidents were open, an open one to OPEN_END
+    kinds: Kinds | None = None  # how its truths are told apart; not stored, the reference says it
+    first_kinds: Ints = field(default_factory=lambda: np.zeros(KINDS, np.int64))  # of the first labels, until trusted
+    newest_made_us: int = NO_TIME  # of the same
+    fair_us: int = OPEN_END  # when these turned out to be a fair sample
+    trusted_us: int = OPEN_END  # since when truths of any age are one
+    waits: list[tuple[int, int]] = field(default_factory=list)  # (from, age truths are waited for until); none before
 
     def alarmed(self) -> list[int]:
         """The steps that find too few labels, the shortest age first."""
@@ -133,6 +152,47 @@ class _Truths:
             self.is_late = False
             self.spells[-1] = (self.spells[-1][0], at_us)
 
+    def wait(self, at_us: int, age_us: int) -> None:
+        """Truths are waited for until this age from now on."""
+        if not self.waits or self.waits[-1][1] != age_us:
+            self.waits = [*self.waits[-MOST_SPELLS + 1 :], (at_us, age_us)]
+        if age_us == 0:
+            self.trusted_us = min(self.trusted_us, at_us)
+
+    def note_first(self, until_us: int) -> None:
+        """Where the first labels turned out to be fair before anything was learnt by age, none is waited for."""
+        if self.fair_us <= until_us and not self.waits:
+            self.wait(self.fair_us, 0)
+
+
+@dataclass(slots=True)
+class Early:
+    """How many of the first predictions were made by a time."""
+
+    width_us: int
+    cells: dict[int, int] = field(default_factory=dict)  # start -> predictions
+
+    def add(self, time_us: Ints) -> None:
+        """Count predictions."""
+        starts, counts = np.unique(time_us // self.width_us * self.width_us, return_counts=True)
+        for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
+            self.cells[start] = self.cells.get(start, 0) + count
+        while len(self.cells) > MOST_EARLY_CELLS:
+            self.width_us *= 2
+            finer, self.cells = self.cells, {}
+            for start, count in finer.items():
+                wider = start // self.width_us * self.width_us
+                self.cells[wider] = self.cells.get(wider, 0) + count
+
+    def made(self, until_us: int, now_us: int) -> int:
+        """Predictions up to a time, of cells that are over now; what is not over yet counts like the fullest of them."""
+        over = [n for start, n in self.cells.items() if start <= until_us and start + self.width_us <= now_us]
+        return sum(over) + max(over, default=0)
+
+    def clear(self) -> None:
+        """They are not asked for any more."""
+        self.cells = {}
+
 
 @dataclass(slots=True)
 class _Version:
@@ -140,6 +200,7 @@ class _Version:
     truths: dict[int, _Truths] = field(default_factory=dict)
     judged_us: int = NO_TIME
     due_us: int = 2**62
+    early: Early = field(default_factory=lambda: Early(MICROSECONDS))
 
 
 class LabelArrival:
@@ -168,19 +229,57 @@ class LabelArrival:
             fresh = start[start + level.width_us + AGES_US[level.last] > held.judged_us]
             if len(fresh):
                 held.due_us = min(held.due_us, level.due_us(int(fresh.min()), level.first))
+        if not held.truths or any(not truths.waits for truths in held.truths.values()):
+            held.early.add(time_us)
         self._dirty.add(version)
 
-    def note_labels(self, version: int, outcome: int, made_us: Ints, joined_us: Ints) -> None:
-        """Count first truths, in the order of their joining, by their age."""
+    def note_labels(
+        self,
+        version: int,
+        outcome: int,
+        made_us: Ints,
+        joined_us: Ints,
+        kind: Ints | None = None,
+        by: Kinds | None = None,
+    ) -> None:
+        """Count first truths, in the order of their joining, by their age and kind; `by`: how kinds are told apart."""
         held = self._of(version)
         truths = held.truths.get(outcome)
         if truths is None:
             truths = held.truths[outcome] = _Truths(int(made_us[0]), [{} for _ in self.levels])
+        truths.kinds = by
+        kind = np.zeros(len(made_us), np.int64) if kind is None else kind
         for level, cells in zip(self.levels, truths.cells, strict=True):
             start = window_starts(made_us, level.width_us // MICROSECONDS)
-            _count(cells, level, start, np.maximum(joined_us - made_us, 0))
+            _count(cells, level, start, np.maximum(joined_us - made_us, 0), kind)
         truths.newest_us = max(truths.newest_us, int(joined_us.max()))
+        self._compare_first(held, truths, made_us, joined_us, kind)
         self._dirty.add(version)
+
+    def _compare_first(self, held: _Version, truths: _Truths, made_us: Ints, joined_us: Ints, kind: Ints) -> None:
+        """Ask after each ASK_EVERY of the first labels whether they are like the baseline's, or beyond any excuse."""
+        start = 0
+        while start < len(kind) and truths.fair_us == OPEN_END and not truths.waits:
+            seen = int(truths.first_kinds.sum())
+            stop = min(len(kind), start + ASK_EVERY - seen % ASK_EVERY)
+            truths.first_kinds += np.bincount(kind[start:stop], minlength=KINDS)
+            truths.newest_made_us = max(truths.newest_made_us, int(made_us[start:stop].max()))
+            seen, start = seen + stop - start, stop
+            by = truths.kinds
+            if seen % ASK_EVERY or by is None or seen < by.fewest():
+                continue
+            at_us = int(joined_us[stop - 1])
+            made = max(held.early.made(truths.newest_made_us, at_us), seen)
+            if by.usual is None:
+                is_biased = seen < FULL * made
+            else:
+                is_biased = stands_apart(truths.first_kinds, by.usual, rows=by.rows) and can_be_made_good(
+                    truths.first_kinds, by.usual, made=made, rows=by.rows
+                )
+            if not is_biased:
+                truths.fair_us = at_us
+        if all(other.fair_us < OPEN_END or other.waits for other in held.truths.values()):
+            held.early.clear()
 
     # -- what it means ---------------------------------------------------------------------------
 
@@ -188,18 +287,23 @@ class LabelArrival:
         """Look at every cell whose time has come: learn from it, or find that labels are late or back."""
         changed: dict[str, Incident] = {}
         for number, held in sorted(self._versions.items()):
-            until = min(until_us, self._heard_until(held))
-            if until < held.due_us or until <= held.judged_us:
-                continue
-            for due_us, looks in groupby(self._due(held, until), key=itemgetter(0)):
-                for (_, k, level, start), outcome in product(list(looks), sorted(held.truths)):
-                    self._look(number, outcome, level, k, start, due_us, changed)
-                for outcome in sorted(held.truths):
-                    self._restate(number, outcome, due_us, changed)
-            held.judged_us = until
-            self._forget(held)
-            self._dirty.add(number)
+            self._advance(number, held, min(until_us, self._heard_until(held)), changed)
+            for truths in held.truths.values():
+                truths.note_first(until_us)
         return list(changed.values())
+
+    def _advance(self, number: int, held: _Version, until: int, changed: dict[str, Incident]) -> None:
+        if until < held.due_us or until <= held.judged_us:
+            return
+        for due_us, looks in groupby(self._due(held, until), key=itemgetter(0)):
+            for (_, k, level, start), outcome in product(list(looks), sorted(held.truths)):
+                self._look(number, outcome, level, k, start, due_us, changed)
+            for outcome in sorted(held.truths):
+                self._decide(held.truths[outcome], due_us)
+                self._restate(number, outcome, due_us, changed)
+        held.judged_us = until
+        self._forget(held)
+        self._dirty.add(number)
 
     def _heard_until(self, held: _Version) -> int:
         """The end of the files of labels is not silence: what is later than their last label was never told."""
@@ -255,7 +359,33 @@ class LabelArrival:
             excursion.add(start, made=made, labelled=labelled, usual=usual, dispersion=dispersion)
             self._judge(number, outcome, level, k, due_us, changed)
         if not truths.is_late:
-            truths.curve.add(k, made=made, labelled=labelled)
+            kinds = counts[: k + 1].sum(axis=0) if counts is not None else None
+            truths.curve.add(k, made=made, labelled=labelled, kinds=kinds)
+
+    def _decide(self, truths: _Truths, at_us: int) -> None:
+        """Until which age truths are waited for: beyond the last at which labels are of other kinds than they will be."""
+        truths.note_first(at_us)
+        by, curve = truths.kinds, truths.curve
+        fewest = 0 if by is None else by.fewest()
+        known = [k for k in range(len(AGES)) if curve.knows(k, cells=FEW_CELLS) and curve.kinds[k].sum() >= fewest]
+        if by is None or not known:
+            return
+        last, horizon = known[-1], self.engine.config.label_horizon
+        usual, rows, is_own = curve.kinds[last], float(curve.kinds[last].sum()), True
+        if truths.trusted_us > at_us and 2 * AGES[last] <= horizon:
+            if by.usual is not None:
+                usual, rows, is_own = by.usual, float(by.rows), False
+            elif curve.usual(last) < FULL and curve.through(horizon_seconds=horizon) is None:
+                return
+        near = NEAR_EACH_OTHER if truths.waits and truths.waits[-1][1] == 0 else NEAR
+        biased = [
+            k
+            for k in known
+            if stands_apart(curve.kinds[k], usual, rows=rows, near=near)
+            and (is_own or can_be_made_good(curve.kinds[k], usual, made=int(curve.counts[k, 1]), rows=rows))
+        ]
+        beyond = [k for k in known if not biased or k > biased[-1]]
+        truths.wait(at_us, 0 if not biased else int(AGES_US[beyond[0]]) if beyond else OPEN_END)
 
     def _judge(self, number: int, outcome: int, level: int, k: int, due_us: int, changed: dict[str, Incident]) -> None:
         """One step's excursion has moved."""
@@ -326,20 +456,57 @@ class LabelArrival:
 
     # -- reading ---------------------------------------------------------------------------------
 
-    def representative(self, version: int, outcome: int, joined_us: Ints) -> Ints:
-        """Which truths came while labels were not late, by their places: what comes during a spell is a biased sample."""
+    def representative(self, version: int, outcome: int, made_us: Ints, heeded_us: Ints) -> Ints:
+        """Which truths came while labels were not late, by their places: what comes during a spell is a biased sample,
+        and so is the rest of those predictions later, where truths are heeded at an age they reached during it."""
         truths = self._truths(version, outcome)
-        kept = np.ones(len(joined_us), np.bool_)
-        for begin_us, end_us in () if truths is None else truths.spells:
-            kept &= (joined_us < begin_us) | (joined_us >= end_us)
+        kept = np.ones(len(made_us), np.bool_)
+        if truths is None or not truths.spells:
+            return np.flatnonzero(kept)
+        due_us = heeded_us.copy()
+        for (begin_us, age_us), (end_us, _) in pairwise([*truths.waits, (OPEN_END, 0)]):
+            mine = (heeded_us >= begin_us) & (heeded_us < end_us)
+            if 0 < age_us < OPEN_END:
+                due_us[mine] = made_us[mine] + age_us
+        for begin_us, end_us in truths.spells:
+            for time_us in (heeded_us, due_us):
+                kept &= (time_us < begin_us) | (time_us >= end_us)
         return np.flatnonzero(kept)
 
-    def through_us(self, version: int, outcome: int) -> int | None:
-        """The age by which labels are usually through, None while that cannot be told."""
+    def waits(self, version: int, outcome: int) -> Sequence[tuple[int, int]]:
+        """(from, age): as of when truths are waited for until which age, before errors are watched by them."""
         truths = self._truths(version, outcome)
-        horizon = self.engine.config.label_horizon
-        step = None if truths is None else truths.curve.through(horizon_seconds=horizon)
+        return () if truths is None else truths.waits
+
+    def through_us(self, version: int, outcome: int) -> int | None:
+        """The age by which labels are usually through, and a fair sample; None while that cannot be told."""
+        truths = self._truths(version, outcome)
+        step = None if truths is None else self._through(truths)
         return None if step is None else int(AGES_US[step])
+
+    def _through(self, truths: _Truths) -> int | None:
+        step = truths.curve.through(horizon_seconds=self.engine.config.label_horizon)
+        waits = truths.waits[-1][1] if truths.waits else OPEN_END
+        return None if step is None or waits == OPEN_END else max(step, int(np.searchsorted(AGES_US, waits)))
+
+    def watched(self, version: int, outcome: int) -> tuple[str, str, int | None]:
+        """(state, reason, age in seconds) of the watch over errors: which truths it heeds now, and why."""
+        truths = self._truths(version, outcome)
+        if truths is None or not truths.waits:
+            return "waiting", "too few labels yet to tell whether those that come first are like the others", None
+        age_us = truths.waits[-1][1]
+        if age_us == 0:
+            return "as_they_come", "labels are alike whenever they come", 0
+        if age_us == OPEN_END:
+            return (
+                "waiting",
+                "labels so far are not like the baseline's, and those still missing may be the difference",
+                None,
+            )
+        text = (
+            f"labels that come first are not like the others: truths are heeded {age_text(age_us / MICROSECONDS)} old"
+        )
+        return "when_ripe", text, age_us // MICROSECONDS
 
     def since_us(self, version: int, outcome: int) -> int | None:
         """The first prediction a label of the outcome came for."""
@@ -357,7 +524,7 @@ class LabelArrival:
     def ripeness(self, version: int, outcome: int, *, end_us: int, made: int, labelled: int, now_us: int) -> Ripeness:
         """Whether a cohort's labels are through, as those of usual cohorts are; so it is waited for, not corrected."""
         truths = self._truths(version, outcome)
-        step = None if truths is None else truths.curve.through(horizon_seconds=self.engine.config.label_horizon)
+        step = None if truths is None else self._through(truths)
         if truths is None or step is None:
             return Ripeness.UNKNOWN
         if now_us < end_us + AGES_US[step]:
@@ -372,9 +539,12 @@ class LabelArrival:
         """(version, outcome, what the API tells of it)."""
         for number, held in sorted(self._versions.items()):
             for outcome, truths in sorted(held.truths.items()):
-                step = truths.curve.through(horizon_seconds=self.engine.config.label_horizon)
+                step = self._through(truths)
+                state, reason, age = self.watched(number, outcome)
+                waiting = self.engine.outcomes.held_back(self.engine.versions[number].whole(), outcome)
                 yield number, outcome, {
                     "is_late": truths.is_late,
+                    "watch": {"state": state, "reason": reason, "age_seconds": age, "held": waiting},
                     "through_after_seconds": None if step is None else AGES[step],
                     "curve": [
                         {
@@ -413,11 +583,18 @@ class LabelArrival:
             "made": [_cells_to_json(cells) for cells in held.made],
             "judged_us": held.judged_us,
             "due_us": held.due_us,
+            "early": [held.early.width_us, list(held.early.cells.items())],
             "truths": {
                 str(outcome): {
                     "since_us": truths.since_us,
                     "cells": [_cells_to_json(cells) for cells in truths.cells],
                     "curve": truths.curve.counts.tolist(),
+                    "kinds": truths.curve.kinds.tolist(),
+                    "first_kinds": truths.first_kinds.tolist(),
+                    "newest_made_us": truths.newest_made_us,
+                    "trusted_us": truths.trusted_us,
+                    "fair_us": truths.fair_us,
+                    "waits": truths.waits,
                     "excursions": {str(k): excursion.to_json() for k, excursion in truths.excursions.items()},
                     "newest_us": truths.newest_us,
                     "settled_us": truths.settled_us,
@@ -430,14 +607,23 @@ class LabelArrival:
 
     def _load(self, version: int, body: dict[str, Any]) -> None:
         """Take up what was saved; other windows make other cells, so all but the curves begins anew."""
-        is_same = body["widths"] == [level.width_us for level in self.levels]
+        is_same = body["widths"] == [level.width_us for level in self.levels] and "early" in body
         held = self._versions[version] = _Version([{} for _ in self.levels])
         if is_same:
             held.made = [_cells_from_json(cells) for cells in body["made"]]
             held.judged_us, held.due_us = body["judged_us"], body["due_us"]
+            held.early = Early(body["early"][0], dict(body["early"][1]))
         for outcome, saved in body["truths"].items():
             truths = _Truths(saved["since_us"], [{} for _ in self.levels])
             truths.curve = Curve(np.array(saved["curve"], np.int64))
+            if "kinds" in saved:
+                truths.curve.kinds = np.array(saved["kinds"], np.int64)
+                truths.first_kinds = np.array(saved["first_kinds"], np.int64)
+                truths.newest_made_us, truths.trusted_us = saved["newest_made_us"], saved["trusted_us"]
+                truths.fair_us = saved["fair_us"]
+                truths.waits = [(begin, age) for begin, age in saved["waits"]]
+            else:  # of a program that held nothing back
+                truths.wait(body["judged_us"], 0)
             truths.newest_us, truths.is_late = saved["newest_us"], saved["is_late"]
             truths.spells = [(begin, end) for begin, end in saved["spells"]]
             truths.settled_us = saved["settled_us"] if is_same else max(body["judged_us"], saved["settled_us"])
@@ -447,28 +633,36 @@ class LabelArrival:
             held.truths[int(outcome)] = truths
 
 
-def _count(cells: Cells, level: Level, start_us: Ints, age_us: Ints) -> None:
+def _count(cells: Cells, level: Level, start_us: Ints, age_us: Ints, kind: Ints | None = None) -> None:
     """Count rows into their cells by the step of AGES they have by then; those later than the level's last are left out."""
     step = np.maximum(np.searchsorted(AGES_US, age_us, "left"), level.first)
     kept = step <= level.last
-    pairs, counts = np.unique(start_us[kept] * len(AGES) + step[kept], return_counts=True)
+    kinds = 1 if kind is None else KINDS
+    place = step if kind is None else step * KINDS + kind
+    starts, which = np.unique(start_us[kept], return_inverse=True)
+    pairs, counts = np.unique(which * len(AGES) * kinds + place[kept], return_counts=True)
     for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
-        start, k = divmod(pair, len(AGES))
+        at, rest = divmod(pair, len(AGES) * kinds)
+        start = int(starts[at])
         if start not in cells:
-            cells[start] = np.zeros(len(AGES), np.int64)
-        cells[start][k] += count
+            cells[start] = np.zeros((len(AGES), kinds), np.int64)
+        cells[start].flat[rest] += count
 
 
 def _cells_to_json(cells: Cells) -> list[Any]:
-    return [[start, [[k, n] for k, n in enumerate(counts.tolist()) if n]] for start, counts in sorted(cells.items())]
+    """Of each cell its start, how many kinds it has, and the places and counts that are not 0."""
+    return [
+        [start, counts.shape[1], [[int(place), int(counts.flat[place])] for place in np.flatnonzero(counts)]]
+        for start, counts in sorted(cells.items())
+    ]
 
 
 def _cells_from_json(body: Sequence[Any]) -> Cells:
     cells: Cells = {}
-    for start, counts in body:
-        cells[start] = np.zeros(len(AGES), np.int64)
-        for k, n in counts:
-            cells[start][k] = n
+    for start, kinds, counts in body:
+        cells[start] = np.zeros((len(AGES), kinds), np.int64)
+        for place, n in counts:
+            cells[start].flat[place] = n
     return cells
 
 

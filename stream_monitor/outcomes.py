@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from stream_monitor.cohorts import CohortKey, Cohorts
 from stream_monitor.config import duration_text
+from stream_monitor.holding import Arrived, Holding
 from stream_monitor.judge.calibrate import LABELS_SHARE, Budget
 from stream_monitor.judge.concept import Concept, Turn
 from stream_monitor.judge.detectors import DetectorBank
@@ -28,6 +29,7 @@ from stream_monitor.judge.performance import (
     standardised_errors,
 )
 from stream_monitor.judge.relation import Relation
+from stream_monitor.judge.selection import Kinds
 from stream_monitor.judge.verdicts import Span
 from stream_monitor.judge.wording import describe_errors
 from stream_monitor.judge.wording import name as name_of
@@ -102,6 +104,8 @@ class _Arrivals:
     concept: Concept | None = None  # made when a truth comes that can be judged
     stored_concept: bytes | None = None  # as the state file has it
     latest: dict[int, int] = field(default_factory=dict)  # by window seconds: when the newest closed one began
+    holding: Holding = field(default_factory=Holding)
+    kinds: Kinds | None = None  # how its truths are told apart by what they say, once it was asked
 
     def detect_anew(self, detectors: DetectorBank) -> None:
         """The reference is another, and so are the units of what was known of the errors."""
@@ -155,23 +159,6 @@ class _Arrivals:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrived:
-    """Joined truths of one line and outcome in the order of their arrival."""
-
-    joined: Joined
-    made_us: Ints  # when they were predicted
-    time_us: Ints  # and when they arrived
-    segment: Ints
-
-    def __len__(self) -> int:
-        return len(self.time_us)
-
-    def take(self, row: Ints) -> _Arrived:
-        """Some of the rows, in this order."""
-        return _Arrived(self.joined.take(row), self.made_us[row], self.time_us[row], self.segment[row])
-
-
 class Outcomes:
     """All outcomes of all lines."""
 
@@ -199,6 +186,10 @@ class Outcomes:
         for key, body in store.states("concept").items():
             line, outcome = key.split("/")
             outcomes._arrivals[(int(line), int(outcome))].stored_concept = body
+        for key, body in store.states("held_truths").items():
+            line, outcome = key.split("/")
+            if (int(line), int(outcome)) in outcomes._arrivals:
+                outcomes._arrivals[(int(line), int(outcome))].holding = Holding.from_bytes(body)
         return outcomes
 
     # -- joined truths ---------------------------------------------------------------------------
@@ -286,7 +277,7 @@ class Outcomes:
         for (number, outcome), held in self._arrivals.items():
             if number == line.number:
                 held.reference = self._reference(line, outcome, held.task) or held.reference
-                held.concept = held.stored_concept = None
+                held.concept = held.stored_concept = held.kinds = None
                 self.engine.store.drop_states("concept", [f"{number}/{outcome}"])
                 held.detect_anew(DetectorBank(1, makes=self.engine.config.drift.detectors))
                 self._dirty_arrivals.add((number, outcome))
@@ -315,14 +306,18 @@ class Outcomes:
             [("joined_us", "ascending"), ("id_hi", "ascending"), ("id_lo", "ascending"), ("version", "ascending")]
         )
         for version, outcome, part in _groups(ordered):
-            self.labels.note_labels(version, outcome, part["time_us"].to_numpy(), part["joined_us"].to_numpy())
-        changed |= {incident.id: incident for incident in self.labels.advance(until_us)}
-        touched: set[tuple[int, int]] = set()
-        for version, outcome, part in _groups(ordered):
-            self._task(version, outcome, part)
+            task, _ = self._task(version, outcome, part)
             held = self._arrivals[(self.engine.versions[version].whole().number, outcome)]
             if held.first_us == NO_TIME:
                 held.first_us = int(part["joined_us"][0].as_py())
+            if held.kinds is None:
+                whole = self.engine.versions[version].whole()
+                held.kinds = Kinds.of(task, held.positive_label, self._reference(whole, outcome, task))
+            kind = held.kinds.encode(_joined(part, task))
+            made, joined = part["time_us"].to_numpy(), part["joined_us"].to_numpy()
+            self.labels.note_labels(version, outcome, made, joined, kind, held.kinds)
+        changed |= {incident.id: incident for incident in self.labels.advance(until_us)}
+        touched: set[tuple[int, int]] = set()
         for version, outcome, part in _groups(ordered):
             for line, row in self.cohorts.lines(version, part["segment"].to_numpy()):
                 self._arrive(line, outcome, part.take(pa.array(row)), until_us, changed)
@@ -330,6 +325,8 @@ class Outcomes:
         for key in sorted(set(self._arrivals) - touched):
             if self._arrivals[key].open:
                 self._close(self._line(key[0]), key[1], until_us, changed)
+        for number, outcome in sorted(key for key, held in self._arrivals.items() if len(held.holding)):
+            self._let_go(self._line(number), outcome, until_us - 1, changed)
         for owner in self.engine.versions.values():
             self._close_silent(owner.whole(), until_us, changed)
         changed |= {incident.id: incident for incident in self.objectives.judge(until_us)}
@@ -360,7 +357,9 @@ class Outcomes:
             self._arrivals[(line.number, outcome)] = held
         self._dirty_arrivals.add((line.number, outcome))
         joined, time_us = _joined(rows, held.task), rows["joined_us"].to_numpy()
-        made_us, segment = rows["time_us"].to_numpy(), rows["segment"].to_numpy()
+        arrived = Arrived(
+            joined, rows["time_us"].to_numpy(), time_us, rows["segment"].to_numpy(), rows["id_lo"].to_numpy()
+        )
         silent = np.diff(time_us, prepend=time_us[:1]) >= line.book.quiet_seconds * MICROSECONDS
         ends = np.unique(
             np.concatenate(
@@ -372,8 +371,7 @@ class Outcomes:
         for end_us, stop in zip(ends.tolist(), cuts.tolist(), strict=True):
             if stop > start:
                 self._close(line, outcome, int(time_us[start]), changed)
-                part = _Arrived(joined, made_us, time_us, segment).take(np.arange(start, stop))
-                self._fold(line, outcome, held, part, changed)
+                self._fold(line, outcome, held, arrived.take(np.arange(start, stop)), changed)
                 start = stop
             if end_us <= until_us:
                 self._close(line, outcome, end_us, changed)
@@ -384,7 +382,7 @@ class Outcomes:
         assert index is not None
         return index
 
-    def _fold(self, line: Line, outcome: int, held: _Arrivals, part: _Arrived, changed: dict[str, Incident]) -> None:
+    def _fold(self, line: Line, outcome: int, held: _Arrivals, part: Arrived, changed: dict[str, Incident]) -> None:
         """Rows that cross no window's end."""
         if line.is_whole:
             self._close_silent(line, int(part.time_us[0]), changed)
@@ -397,9 +395,20 @@ class Outcomes:
                 start = window_start(int(part.time_us[0]), seconds)
                 window = held.open[seconds] = _Window(start, OutcomeProfile(held.task, held.positive_label))
             window.profile.absorb(profile)
-        if not line.is_whole:
-            return
-        part = part.take(self.labels.representative(self._version_of(line), outcome, part.time_us))
+        if line.is_whole:
+            for fair in held.holding.take(part, self.labels.waits(self._version_of(line), outcome)):
+                self._heed(line, outcome, held, fair, changed)
+
+    def _let_go(self, line: Line, outcome: int, until_us: int, changed: dict[str, Incident]) -> None:
+        """Heed the truths that have waited long enough."""
+        held = self._arrivals[(line.number, outcome)]
+        for fair in held.holding.let_go(until_us, self.labels.waits(self._version_of(line), outcome)):
+            self._dirty_arrivals.add((line.number, outcome))
+            self._heed(line, outcome, held, fair, changed)
+
+    def _heed(self, line: Line, outcome: int, held: _Arrivals, part: Arrived, changed: dict[str, Incident]) -> None:
+        """Learn from truths that are a fair sample, or watch them."""
+        part = part.take(self.labels.representative(self._version_of(line), outcome, part.made_us, part.time_us))
         if held.reference is None:
             wanted = LEARN_LABELS - held.learnt.rows - held.learnt.unusable
             held.learnt.add(part.joined.take(np.arange(min(wanted, len(part)))))
@@ -439,7 +448,7 @@ class Outcomes:
         charts = LABELS_SHARE * (1 - LATE_SHARE - objectives)
         return charts / max(sum(NO_TIME < first <= at_us for first in firsts), 1)
 
-    def _watch(self, line: Line, outcome: int, held: _Arrivals, part: _Arrived, changed: dict[str, Incident]) -> None:
+    def _watch(self, line: Line, outcome: int, held: _Arrivals, part: Arrived, changed: dict[str, Incident]) -> None:
         concept = self._concept(line, held, int(part.time_us[0]))
         if concept is None:
             return
@@ -600,6 +609,11 @@ class Outcomes:
         held = self._arrivals.get((line.number, outcome))
         return None if held is None else held.reference
 
+    def held_back(self, line: Line, outcome: int) -> int:
+        """Truths that wait until those of their age are a fair sample; where there are too many, a part stands for all."""
+        held = self._arrivals.get((line.number, outcome))
+        return 0 if held is None else len(held.holding)
+
     def recent(self, line: Line, outcome: int, seconds: int, most: int) -> list[tuple[CohortKey, str, OutcomeProfile]]:
         """(window, basis, profile) of the newest closed window with labels: by cohort and by arrival."""
         found: list[tuple[CohortKey, str, OutcomeProfile]] = []
@@ -649,6 +663,8 @@ class Outcomes:
         )
         watched = {key: self._arrivals[key].concept for key in sorted(self._dirty_arrivals)}
         store.put_states("concept", {f"{a}/{b}": c.to_bytes() for (a, b), c in watched.items() if c is not None})
+        holdings = {f"{a}/{b}": self._arrivals[(a, b)].holding for a, b in sorted(self._dirty_arrivals)}
+        store.put_states("held_truths", {key: held.to_bytes() for key, held in holdings.items() if held.seen})
         self._dirty_arrivals = set()
 
 

@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import special
 
 from stream_monitor import delays
 from stream_monitor.app import decode_poll, make_decoder
-from stream_monitor.config import parse
+from stream_monitor.baselines import baselines_of_rows
+from stream_monitor.config import Config, parse
 from stream_monitor.engine import Engine
 from stream_monitor.exposition import render
+from stream_monitor.judge.baseline import Baseline
 from stream_monitor.records import Binding, Incident, IncidentKind, PartitionId, Stream
 from stream_monitor.source.memory import MemorySource
 from stream_monitor.store import Store
@@ -31,21 +34,30 @@ CONFIG: dict[str, Any] = {
 Bodies = list[dict[str, Any]]
 
 
+def built(config: Config, rows: Bodies) -> list[Baseline]:
+    """A baseline of raw rows."""
+    source = MemorySource([Binding(Stream.INFERENCE, "b")])
+    source.start({})
+    source.extend(PartitionId(Stream.INFERENCE, "b", 0), [json.dumps(row).encode() for row in rows])
+    return baselines_of_rows(source.poll(len(rows), 0.0).batches, config, source="here")
+
+
 class Story:
     """An engine that is told predictions and labels in slices of time."""
 
-    def __init__(self, folder: Path, **changes: Any) -> None:
+    def __init__(self, folder: Path, *, baseline: Bodies | None = None, **changes: Any) -> None:
         self._path = folder / "state.duckdb"
         self.config = parse({**CONFIG, **changes}, {})
         self._source = MemorySource([Binding(p.stream, p.topic) for p in (EVENTS, LABELS)])
         self._source.start({})
         self._decoder = make_decoder(self.config)
         self.told: dict[str, Incident] = {}
+        self._baselines = [] if baseline is None else built(self.config, baseline)
         self._open()
 
     def _open(self) -> None:
         self._store = Store(self._path)
-        self.engine = Engine(self.config, self._store, expects_labels=True)
+        self.engine = Engine(self.config, self._store, baselines=self._baselines, expects_labels=True)
 
     def restart(self) -> None:
         """As after a crash right behind a checkpoint."""
@@ -298,8 +310,102 @@ def test_what_people_see_of_labels(begin: Callable[..., Story]) -> None:
     assert (curve[4], curve[8], curve[64], curve[128]) == pytest.approx((0, 0.4, 0.4, 0.9), abs=0.01)
     assert row["through_after_seconds"] == 128
     assert {cohort["ripeness"] for cohort in row["cohorts"]} >= {"ripe", "young"}
+    assert (row["watch"]["state"], row["watch"]["age_seconds"]) == ("when_ripe", 128)
+    assert row["watch"]["held"] > 0
     text = render(story.engine).decode()
     assert 'label_coverage_expected_ratio{model="m",version="unversioned",window="1m"}' in text
     assert 'label_delay_percentile_seconds{model="m",percentile="50",truth="no",version="unversioned"}' in text
     story.restart()
     assert delays.rows(story.engine) == [row]
+
+
+class Asked:
+    """A calibrated model of an event of one in five or so; from a second of the story on three truths in ten are turned."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+
+    def rows(self, n: int, *, from_number: int | None = None) -> list[tuple[dict[str, Any], str]]:
+        """(prediction, truth) of each."""
+        x = self.rng.normal(0, 1, n)
+        score = special.expit(2 * x - 2)
+        is_yes = self.rng.random(n) < score
+        if from_number is not None:
+            is_yes[from_number:] ^= self.rng.random(n - from_number) < 0.3
+        said = [{"label": "yes" if s >= 0.5 else "no", "score": round(float(s), 4)} for s in score]
+        return [(p, "yes" if y else "no") for p, y in zip(said, is_yes.tolist(), strict=True)]
+
+    def baseline(self, n: int = 3_000) -> Bodies:
+        """Rows with their truth."""
+        return [
+            {"model": "m", "features": {"a": k * 7 % 17}, "prediction": said, "label": truth}
+            for k, (said, truth) in enumerate(self.rows(n))
+        ]
+
+    def traffic(
+        self, minutes: int, delay: Callable[[np.random.Generator, bool, bool], float], *, changed: int | None = None
+    ) -> tuple[Bodies, Bodies]:
+        """A prediction a second; `delay` in seconds by (positive, wrong)."""
+        rows = self.rows(minutes * 60, from_number=None if changed is None else changed * 60)
+        events = [
+            {"inference_id": k, "model": "m", "timestamp": START + k, "features": {"a": k * 7 % 17}, "prediction": said}
+            for k, (said, _) in enumerate(rows)
+        ]
+        labels = [
+            {"inference_id": k, "label": truth,
+             "timestamp": START + k + delay(self.rng, truth == "yes", truth != said["label"])}
+            for k, (said, truth) in enumerate(rows)
+        ]  # fmt: skip
+        return events, sorted(labels, key=lambda body: body["timestamp"])
+
+
+Delay = Callable[[np.random.Generator, bool, bool], float]
+
+BIASED: dict[str, Delay] = {
+    "positives at once": lambda _, yes, __: 20 if yes else 2_400,
+    "nine of ten positives": lambda rng, yes, _: 20 if yes and rng.random() < 0.9 else 2_400,
+    "negatives at once": lambda _, yes, __: 2_400 if yes else 20,
+    "complaints": lambda _, __, wrong: 15 if wrong else 1_800,
+    "slower by class": lambda rng, yes, _: float(rng.lognormal(3 if yes else 7, 1.0)),
+}
+ALIKE: dict[str, Delay] = {
+    "at once": lambda _, __, ___: 2,
+    "in one go": lambda _, __, ___: 1_500,
+    "spread": lambda rng, _, __: float(rng.exponential(400)),
+}
+QUIET: dict[str, Any] = {"label_horizon": "2h", "models": {
+    "m": {"task": "binary", "positive_label": "yes", "objectives": {"accuracy": ">= 0.7"}}}}  # fmt: skip
+
+
+def of_errors(story: Story) -> list[Incident]:
+    """Incidents that speak of performance."""
+    return story.of(IncidentKind.CONCEPT_DRIFT) + story.of(IncidentKind.PERFORMANCE)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("shape", BIASED)
+def test_labels_that_come_first_ring_no_bell(begin: Callable[..., Story], shape: str, seed: int) -> None:
+    """From the first label on, with a baseline: nothing is said of errors; after two hours they are watched all the same."""
+    asked = Asked(seed)
+    story = begin(**QUIET, baseline=asked.baseline())
+    story.live(*asked.traffic(120, BIASED[shape]), slice_seconds=1_500)
+    assert of_errors(story) == []
+    watched = story.engine.outcomes._arrivals[(0, 0)].concept
+    assert watched is not None
+    assert watched.traffic.events > 1_000
+
+
+@pytest.mark.parametrize("shape", [*ALIKE, "positives at once"])
+def test_a_change_is_found_as_soon_as_labels_tell(begin: Callable[..., Story], shape: str) -> None:
+    """Of a stream that has just begun: at once where labels come alike, when they are ripe where they do not."""
+    asked = Asked(5)
+    story = begin(**QUIET, baseline=asked.baseline(10_000))
+    events, labels = asked.traffic(150, {**BIASED, **ALIKE}[shape], changed=60)
+    story.live(events, labels, slice_seconds=1_500)
+    [drift] = story.of(IncidentKind.CONCEPT_DRIFT)
+    assert (minute(drift.onset_us) or 0) == pytest.approx(60, abs=6)
+    affected = [b for b in labels if b["inference_id"] >= 3_600 and b["timestamp"] * 1e6 <= drift.opened_us]
+    if shape in ALIKE:
+        assert len(affected) <= 260
+    else:
+        assert 60 + 4_096 / 60 < (minute(drift.opened_us) or 0) < 60 + (4_096 + 400) / 60

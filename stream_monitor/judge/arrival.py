@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from stream_monitor.judge.selection import KINDS
 from stream_monitor.records import Floats, Ints
 
 AGES = tuple(2**k for k in range(28))
@@ -57,7 +58,8 @@ PEAK_FACTOR = 1.5
 
 @dataclass(slots=True)
 class Curve:
-    """Cells, their predictions, those labelled and the sum of labelled² / predictions, at each age: (AGES, 4) integers.
+    """Cells, their predictions, those labelled and the sum of labelled² / predictions, at each age: (AGES, 4) integers;
+    and of which kinds the labels were, (AGES, KINDS).
 
     Laws: the same cells in any order give the same curve; `merge(a, empty) == a`, `merge` changes neither.
 
@@ -68,16 +70,20 @@ class Curve:
     """
 
     counts: Ints = field(default_factory=lambda: np.zeros((len(AGES), 4), np.int64))
+    kinds: Ints = field(default_factory=lambda: np.zeros((len(AGES), KINDS), np.int64))
 
-    def add(self, k: int, *, made: int, labelled: int) -> None:
+    def add(self, k: int, *, made: int, labelled: int, kinds: Ints | None = None) -> None:
         """Take a cell at AGES[k]."""
         self.counts[k] += (1, made, labelled, labelled * labelled * FRACTION // made)
+        if kinds is not None:
+            self.kinds[k] += kinds
         if self.counts[k, 0] >= MOST_CELLS:
             self.counts[k] //= 2
+            self.kinds[k] //= 2
 
     def merge(self, other: Curve) -> Curve:
         """The curve of both's cells."""
-        return Curve(self.counts + other.counts)
+        return Curve(self.counts + other.counts, self.kinds + other.kinds)
 
     def knows(self, k: int, *, cells: int = LEAST_CELLS) -> bool:
         """Whether the usual coverage at AGES[k] stands on enough."""

@@ -265,8 +265,9 @@ whether that is enough to be `judged` by; `through_after_seconds`, the age by wh
 be told; `is_late`, whether an incident says so; and the newest `cohorts` with their coverage, what it usually is by now and
 their `ripeness`: objectives are judged on those that are `ripe`, and wait for `young` ones, for those with `labels_missing`
 and while the habit is `unknown`. `watch` says which truths errors are watched by (`state`: as they come, when they are of
-`age_seconds`, or none while it waits), why, and how many are `held` back. Of each cohort `figures` are its first metrics by the labels so far, beside what was
-expected without them and the baseline's, and `revisions` what was said before, for each further tenth that was labelled."""
+`age_seconds`, or none while it waits), why, and how many are `held` back. Of each cohort `figures` are its first metrics by
+the labels so far, beside what was expected without them and the baseline's, and `revisions` what was said before, for each
+further tenth that was labelled."""
 
 
 PERFORMANCE = """Without `since` and `until`: the newest closed window with labels, of each length and basis. With one of
