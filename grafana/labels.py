@@ -11,6 +11,12 @@ MEASURED = {**WHO, "metric": "$metric", "window": "$window"}
 DELAYS = f"sum by (le) (increase({series('label_delay_seconds_bucket', model='$model')}[$__rate_interval]))"
 TRUTHS = f"sum by (outcome) (rate({series('events_total', model='$model', stream='ground_truth')}[$__rate_interval]))"
 NO_LABELS = "no labels yet"
+NO_ESTIMATE = "nothing is expected: no scores, or no truth in the baseline"
+AS_USUAL = ((None, "red"), (0.5, "yellow"), (0.9, "green"))
+"""Below half of the usual labels a lasting outage opens `labels_late`; a tenth less is no concern."""
+
+NOW_COVERED = series("label_coverage_ratio", **WHO, window="$window")
+USUALLY = series("label_coverage_expected_ratio", **WHO, window="$window")
 NO_CLASSES = "this model predicts numbers, or has no labels yet"
 
 
@@ -40,20 +46,28 @@ def _now() -> list[Builder]:
     value = series("performance", **MEASURED, basis="cohort")
     return [
         number("$metric", "The metric of the newest closed window of predictions that has labels. Good: the baseline's value "
-               "within its interval, see below.", f"max({value})", decimals=3, empty=NO_LABELS),
+               "within its interval, see below.", f"max({value})", decimals=3, empty=NO_LABELS, width=3),
         number("Baseline's $metric", "The same on the baseline: what the model was accepted with. Good: the panel "
                "beside it near this.",
-               f"max({series('performance_baseline', **WHO, metric='$metric')})", decimals=3, empty="the baseline has no truth"),
+               f"max({series('performance_baseline', **WHO, metric='$metric')})", decimals=3, empty="the baseline has no truth",
+               width=3),
+        number("Expected $metric", "What to expect of all predictions of the newest closed window, from scores and inputs, "
+               "before their labels. Good: near the metric beside it once its labels are through.",
+               f"max({series('performance', **MEASURED, basis='estimated')})", decimals=3, empty=NO_ESTIMATE, width=3),
         number("Labelled", "Share of that window's predictions whose truth is known. Good: what it usually ends at; with "
                "little of it the metric is of the early labels alone.",
                f"max({series('label_coverage_ratio', **WHO, window='$window')})", unit="percentunit", decimals=0,
-               empty=NO_LABELS),
+               empty=NO_LABELS, width=3),
+        number("Labelled / usual", "The same over what it usually is by now. Good: near 1. Far below: labels are late, and "
+               "what is said of errors waits.", f"max({NOW_COVERED} / {USUALLY})", steps=AS_USUAL, decimals=2,
+               empty="not known yet", width=3),
         number("Half of the labels within", "Median time from a prediction to its label. Good: as usual.",
                f"histogram_quantile(0.5, sum by (le) (increase({series('label_delay_seconds_bucket', model='$model')}[1h])))",
-               unit="s", empty=NO_LABELS),
-        number("Waiting", "Predictions without a label yet. Good: steady.", f"sum({series('pending_predictions', **WHO)})"),
+               unit="s", empty=NO_LABELS, width=3),
+        number("Waiting", "Predictions without a label yet. Good: steady.", f"sum({series('pending_predictions', **WHO)})",
+               width=3),
         number("Never labelled", "Predictions whose label never came within the horizon (45 days by default). Good: few; they "
-               "are in no metric.", f"sum(increase({series('expired_predictions_total', **WHO)}[$__range]))"),
+               "are in no metric.", f"sum(increase({series('expired_predictions_total', **WHO)}[$__range]))", width=3),
     ]  # fmt: skip
 
 
@@ -65,6 +79,15 @@ def _labels() -> list[Builder]:
               "pipeline that stands, and quality below grows blind with it.",
               [Query(f"max by (window) ({series('label_coverage_ratio', **WHO)})", "{{window}}")],
               unit="percentunit", most=1, width=8, empty=NO_LABELS),
+        lines("Labelled now and usually", "Share of the newest closed window's predictions with a label, and what it usually "
+              "is by now (dashed), learnt from earlier ones. Good: on each other. Once the line has stayed below the dashed "
+              "one for long, an incident `labels_late` says so.",
+              [Query(f"max({NOW_COVERED})", "now"), Query(f"max({USUALLY})", "usually by now")],
+              dashed="usually", unit="percentunit", most=1, width=8, empty=NO_LABELS),
+        lines("Delay of labels by class", "Time within which half and 90 % of the labels of each true class came. Good: classes "
+              "alike. A class that comes first fills young cohorts: they say more of it than of the model.",
+              [Query(f"max by (truth, percentile) ({series('label_delay_percentile_seconds', **WHO, percentile='50|90')})",
+                     "{{truth}}, {{percentile}} %")], unit="s", width=8, empty=NO_LABELS),
         lines("Delay of labels", "Time from prediction to label within which half, 90 % and 99 % of them come, read from "
               "buckets: between bounds it is a straight line. Good: flat.",
               [Query(f"histogram_quantile({q}, {DELAYS})", name) for q, name in quantiles], unit="s", width=8, empty=NO_LABELS),
@@ -97,6 +120,20 @@ def _performance() -> list[Builder]:
              [Column("metric"), Column("Value #A", "now", decimals=3), Column("Value #B", "lower", decimals=3),
               Column("Value #C", "upper", decimals=3), Column("Value #D", "baseline", decimals=3),
               Column("Value #E", "labels", decimals=0)], width=12, empty=NO_LABELS),
+        lines("$metric expected and realised", "What was expected of the newest closed window before its labels, with the "
+              "interval (dotted) for what all its labels will show, and what labels show of the newest one that has some: "
+              "where they take longer than a window, the expectation runs ahead. Good: realised within the interval. Beside "
+              "it for window after window: the relation of inputs and truth has changed, or early labels are not like late ones.",
+              [Query(f"max({series('performance', **MEASURED, basis='estimated')})", "expected"),
+               Query(f"max({series('performance_lower', **MEASURED, basis='estimated')})", "expected, lower"),
+               Query(f"max({series('performance_upper', **MEASURED, basis='estimated')})", "expected, upper"),
+               Query(f"max({series('performance', **measured)})", "realised")],
+              faint="lower|upper", least=None, decimals=3, height=9, width=16, empty=NO_LABELS),
+        lines("Windows in a row outside of what was expected", "How many labelled windows in a row, up to the newest, lie above "
+              "(+) or below (-) the interval of what was expected of them. Good: near 0; one in twenty is outside by chance. "
+              "Beyond 3 the gap lasts: the relation has changed, or labels that come first are unlike the rest.",
+              [Query(f"max({series('performance_gap_windows', **MEASURED)})", "$metric")],
+              least=None, decimals=0, height=9, width=8, empty=NO_ESTIMATE),
         lines("By prediction or by arrival", "The metric of the predictions made in a window (cohort) and of the labels that "
               "came in it (arrival). Good: close. Arrival says first that the world changed; cohort says when.",
               [Query(f"max by (basis) ({series('performance', **MEASURED, basis='cohort|arrival')})", "{{basis}}")],
