@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -21,13 +20,10 @@ from scipy import special
 
 from stream_monitor.judge.calibration import calibrate
 from stream_monitor.judge.estimate import Estimator
-from stream_monitor.judge.loss import LossEstimator, learn
 from stream_monitor.judge.performance import metrics
-from stream_monitor.records import Flags, Floats, Kind
+from stream_monitor.records import Flags, Floats
 from stream_monitor.summarize.outcome import Joined, OutcomeProfile, Task
-from stream_monitor.summarize.profile import Schema
-from stream_monitor.summarize.rows import PREDICTION, Rows, SubjectKey, Texts
-from stream_monitor.summarize.scores import POSITIVE, ScoreProfile, of_leaves, of_scores, probability_bin
+from stream_monitor.summarize.scores import POSITIVE, ScoreProfile, of_scores, probability_bin
 
 MODELS: Mapping[str, Callable[[Floats], Floats]] = {
     "calibrated": lambda logit: logit,
@@ -103,90 +99,6 @@ def measure(model: str, *, labels: int, rows: int, streams: int) -> dict[str, di
         name: dict(zip(("estimate", "same_as_baseline", "coverage"), np.mean(part, axis=0).tolist(), strict=True))
         for name, part in found.items()
     }
-
-
-REGRESSIONS: Mapping[str, Callable[[Floats], Floats]] = {
-    "one input": lambda x: np.exp(0.6 * x[:, 0]),
-    "three inputs": lambda x: np.exp(0.4 * x[:, 0] - 0.3 * x[:, 1] + 0.3 * np.abs(x[:, 2])),
-    "a group": lambda x: np.where(x[:, 4] > 0.5, 3.0, 1.0) * (1 + 0.5 * (x[:, 0] > 1)),
-    "no input": lambda x: np.ones(len(x)),
-}
-"""How large errors are by the inputs. In the last they do not depend on them: nothing can be foretold."""
-
-LOSSES = ("mae", "mse", "rmse", "mape", "bias", "error_p05", "error_p50", "error_p95",
-          "absolute_error_p50", "absolute_error_p90", "absolute_error_p99")  # fmt: skip
-FEATURES = 6
-
-
-def inputs(rng: np.random.Generator, n: int, lean: Floats, *, beyond: bool) -> Floats:
-    """Five numbers and a group. The mix of rows leans to one side of each: among rows as the baseline has them, or, if
-    `beyond`, by a shift that brings rows it has hardly seen.
-    """
-    if beyond:
-        x = rng.normal(size=(n, FEATURES)) + lean
-    else:  # the density exp(lean x) on the range of a uniform of standard deviation 1
-        end, u = math.sqrt(3), rng.random((n, FEATURES))
-        steep = np.where(np.abs(lean) < 1e-3, 1e-3, lean)
-        x = np.log(np.exp(-steep * end) + u * (np.exp(steep * end) - np.exp(-steep * end))) / steep
-    x[:, 4] = rng.random(n) < special.expit(lean[4] - 1.4)
-    return x
-
-
-def answered(rng: np.random.Generator, x: Floats, size: Callable[[Floats], Floats]) -> tuple[Floats, Floats]:
-    """Predictions and truths: the model misses a bend, so that errors lean where the third input is large."""
-    value = 30 + 2 * x[:, 0] + x[:, 1] - x[:, 3]
-    return value, value + 0.2 * np.maximum(x[:, 2] - 1, 0) + size(x) * rng.normal(size=len(x))
-
-
-def table(x: Floats, value: Floats) -> Rows:
-    """As events bring them; the group is a category."""
-    n = len(x)
-    none = np.zeros(n, np.uint64)
-    kind = np.full((n, FEATURES + 1), Kind.NUMBER, np.uint8)
-    kind[:, 4] = Kind.STRING
-    number = np.column_stack([x, value])
-    number[:, 4] = np.nan
-    names = tuple(SubjectKey("feature", f"x{f}") for f in range(FEATURES))
-    texts = {4: Texts(np.arange(n, dtype=np.int32), pa.array(np.where(x[:, 4] > 0.5, "b", "a")))}
-    return Rows(np.arange(n), none, none, np.zeros(n, np.int32), (*names, PREDICTION), kind, number, texts)
-
-
-def measured(value: Floats, truth: Floats) -> OutcomeProfile:
-    """What labels show of a regression."""
-    nothing, none = np.full(len(value), np.nan), pa.nulls(len(value), pa.string())
-    profile = OutcomeProfile(Task.REGRESSION)
-    profile.add(Joined(none, truth, none, nothing, value, nothing))
-    return profile
-
-
-def regression_stream(
-    name: str, *, labels: int, rows: int, seed: int, beyond: bool = False
-) -> dict[str, list[tuple[float, float, bool]]]:
-    """As `stream`, of a regression."""
-    rng = np.random.default_rng(seed)
-    size = REGRESSIONS[name]
-    x = inputs(rng, labels, np.zeros(FEATURES), beyond=beyond)
-    value, truth = answered(rng, x, size)
-    held = learn(Schema.learn(table(x, value), most_categories=200), table(x, value), truth)
-    assert held is not None
-    estimator, before = LossEstimator(held), metrics(measured(value, truth))
-    found: dict[str, list[tuple[float, float, bool]]] = defaultdict(list)
-    for lean in np.cumsum(rng.normal(0, 0.25, (WINDOWS, FEATURES)), axis=0):
-        x = inputs(rng, rows, lean, beyond=beyond)
-        value, truth = answered(rng, x, size)
-        counts = ScoreProfile()
-        counts.add(of_leaves(estimator.leaves, estimator.leaves.of(table(x, value))))
-        after, expected = metrics(measured(value, truth)), estimator.estimates(counts)
-        for metric in LOSSES:
-            real, estimate = after[metric].value, expected[metric].metric()
-            found[metric].append(
-                (
-                    abs(estimate.value - real),
-                    abs(before[metric].value - real),
-                    not (real < estimate.lower or real > estimate.upper),
-                )
-            )
-    return found
 
 
 CASES: tuple[tuple[int, int], ...] = ((300, 1_000), (5_000, 1_000), (20_000, 5_000))
