@@ -7,7 +7,7 @@ matter: see `outcomes`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -164,10 +164,19 @@ class Cohorts:
         self._arrived.fetch([key])
         return self._arrived.held[key]
 
-    def coverage(self, key: CohortKey, profile: OutcomeProfile) -> float:
-        """Labelled predictions over all predictions of a window, NaN where none are known."""
+    def have(self, keys: Sequence[CohortKey]) -> None:
+        """Fetch these together: one by one each costs a scan."""
+        self._predicted.fetch(keys)
+        self._fetch_made([(line, seconds, start) for line, _, seconds, start in keys])
+
+    def coverage(self, key: CohortKey, profile: OutcomeProfile | None) -> float:
+        """Labelled predictions over all predictions of a window, NaN where none are known.
+
+        What cannot be read for the task is labelled too: it is counted as unusable beside, and is not missing.
+        """
         made = self.made(key[0], key[2], key[3])
-        return min(profile.rows / made, 1.0) if made else float("nan")
+        labelled = 0 if profile is None else profile.rows + profile.unusable
+        return min(labelled / made, 1.0) if made else float("nan")
 
     # -- the store -------------------------------------------------------------------------------
 

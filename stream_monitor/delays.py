@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -41,6 +40,10 @@ def rows(engine: Engine) -> list[Json]:
                 "outcome": engine.names.outcomes[outcome],
                 **arrival,
                 "delays": [_delays(name, counts) for name, counts in _classes(engine, number, outcome)],
+                "classes": [
+                    {"class": name, "known": is_known, "truths": count}
+                    for name, is_known, count in engine.classes.counts(number, outcome)
+                ],
                 "cohorts": list(_cohorts(engine, version.whole(), number, outcome)),
             }
         )
@@ -82,9 +85,16 @@ def _is_of_numbers(engine: Engine, number: int, outcome: int) -> bool:
     return task == Task.REGRESSION
 
 
-def _delays(name: str, counts: list[int]) -> dict[str, Any]:
-    seconds = {f"p{round(100 * q)}_seconds": quantile(counts, CLASS_DELAY_BOUNDS_SECONDS, q) for q in QUANTILES}
-    return {"class": name, "labels": sum(counts), **seconds}
+def _delays(name: str, counts: list[int]) -> Json:
+    bounds = [*CLASS_DELAY_BOUNDS_SECONDS, None]  # None: beyond all
+    return {
+        "class": name,
+        "labels": sum(counts),
+        **{f"p{round(100 * q)}_seconds": quantile(counts, CLASS_DELAY_BOUNDS_SECONDS, q) for q in QUANTILES},
+        "buckets": [
+            {"up_to_seconds": bound, "labels": count} for bound, count in zip(bounds, counts, strict=True) if count
+        ],
+    }
 
 
 def _cohorts(engine: Engine, line: Line, number: int, outcome: int) -> Iterator[Json]:
@@ -108,6 +118,7 @@ def _cohorts(engine: Engine, line: Line, number: int, outcome: int) -> Iterator[
                 "window_end": time_text(start + span),
                 "predictions": made,
                 "labelled": labelled,
+                "unusable": 0 if profile is None else profile.unusable,
                 "coverage": labelled / made,
                 "usual_coverage": None if np.isnan(usual) else usual,
                 "ripeness": str(

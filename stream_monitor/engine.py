@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from stream_monitor.classes import Classes
 from stream_monitor.config import Config, duration_text
 from stream_monitor.estimates import Estimates
 from stream_monitor.judge.baseline import Baseline
@@ -47,6 +48,7 @@ from stream_monitor.records import (
     Verdict,
 )
 from stream_monitor.revisions import Revisions
+from stream_monitor.shown import Shown
 from stream_monitor.store import DAYS, FIVE_MINUTES, HOURS, PANES, SCORES, SKETCHES, Store
 from stream_monitor.truth import DAY_US, Ledger, Truth
 from stream_monitor.versions import LEVELS, Line, Version
@@ -152,6 +154,8 @@ class Engine:
         self.outcomes = Outcomes.load(self)
         self.estimates = Estimates(self)
         self.revisions = Revisions(self)
+        self.classes = Classes(self)
+        self.shown = Shown(self)
         self.recent = RecentPredictions(config.duplicate_horizon * MICROSECONDS)
         self._forget_before = NO_TIME
         self._resume()
@@ -525,6 +529,7 @@ class Engine:
             met = self.truth.join(self.names.models)
             self.outcomes.take(met)
             self.revisions.take(met)
+            self.classes.take(met)
         self._seal_joined(now_seconds)
         if self.joined_sealed_us is not None:
             self.truth.settle(self.joined_sealed_us)
@@ -557,6 +562,7 @@ class Engine:
         self.outcomes.save()
         self.estimates.save()
         self.revisions.save()
+        self.classes.save()
         self.names.save(self.store)
         self._put_incidents(changed)
         self.store.put_counters(self.counters)

@@ -15,14 +15,16 @@ import numpy as np
 from stream_monitor.budgets import worst_shifts
 from stream_monitor.cohorts import CohortKey
 from stream_monitor.config import duration_text
-from stream_monitor.delays import quantiles, usual_coverage
+from stream_monitor.delays import quantiles
 from stream_monitor.engine import Engine
+from stream_monitor.judge.estimate import OUTCOME
 from stream_monitor.judge.expectation import Expected
 from stream_monitor.judge.performance import headlines, metrics
 from stream_monitor.machine import Machine
 from stream_monitor.publish.collector import Publisher
 from stream_monitor.publish.snapshot import Distribution, LabelValues, Snapshot
-from stream_monitor.records import MICROSECONDS, ModelKey, Score, Stream
+from stream_monitor.records import MICROSECONDS, Score, Stream
+from stream_monitor.shown import Cohort
 from stream_monitor.summarize.numeric import NumericBins
 from stream_monitor.summarize.outcome import OutcomeProfile, Task, values_of_bins
 from stream_monitor.summarize.profile import Profile
@@ -34,10 +36,8 @@ PUBLISHED_STATISTIC = "psi"
 """One statistic by default, for numbers and categories alike; the others are in the scores."""
 
 PUBLISHED_WINDOWS = 2
-"""The shortest two window lengths: what moves first."""
-
-RECENT_COHORTS = 8
-"""How many closed windows back a cohort with labels is looked for."""
+"""The shortest two window lengths: what moves first. Of cohorts every length is published: labels that come days late are
+few in the shortest, and the line of weeks is what people ask for."""
 
 PERCENTILES = (50, 95, 99)
 """Of the latency: the usual one, and what the slowest in twenty and in a hundred have to bear."""
@@ -80,6 +80,7 @@ def snapshot(engine: Engine, service: Service) -> Snapshot:
     _counters(engine, samples)
     for index, version in engine.versions.items():
         _version(engine, index, version, samples)
+        _label_habits(engine, index, samples)
         for line in version.lines.values():
             _incidents(line, samples)
             if line.baseline is not None and line.is_whole:
@@ -192,16 +193,12 @@ def _version(engine: Engine, index: int, version: Version, samples: Samples) -> 
     samples["expired_predictions_total"].append((key, ledger.expired[index]))
 
 
-def _segment(line: Line) -> str:
-    return ",".join(f"{key}={value}" for key, value in line.key.segment)
-
-
 def _incidents(line: Line, samples: Samples) -> None:
     active, effect = samples["incident_active"], samples["incident_effect"]
     head: LabelValues = (line.key.model, line.key.version)
     if not line.is_whole:
         active, effect = samples["segment_incident_active"], samples["segment_incident_effect"]
-        head = (*head, _segment(line))
+        head = (*head, line.key.segment_name)
     for incident in line.book.open_incidents:
         onset = ((line.key.model, line.key.version, incident.id), incident.onset_us / MICROSECONDS)
         samples["incident_onset_timestamp_seconds"].append(onset)
@@ -249,7 +246,7 @@ def _segment_scores(line: Line, samples: Samples) -> None:
     """The last window of the shortest length: segments have no trailing windows, there are too many of them."""
     seconds = min(line.engine.config.windows)
     for score in _published(line.latest.get(seconds, [])):
-        labels = (line.key.model, line.key.version, _segment(line), score.subject, score.statistic,
+        labels = (line.key.model, line.key.version, line.key.segment_name, score.subject, score.statistic,
                   duration_text(seconds), score.reference)  # fmt: skip
         samples["segment_feature_drift_score"].append((labels, score.value))
         samples["segment_feature_drift_threshold"].append((labels, score.threshold))
@@ -290,35 +287,69 @@ def _bins(line: Line, samples: Samples) -> None:
 
 
 def _performance(engine: Engine, line: Line, samples: Samples) -> None:
-    head = (line.key.model, line.key.version)
-    for outcome, name in enumerate(engine.names.outcomes):
-        if name != "label":
-            continue  # other outcomes are in the tables; one family of gauges is for the default one
-        for seconds in sorted(engine.config.windows)[:PUBLISHED_WINDOWS]:
-            for key, basis, profile in engine.outcomes.recent(line, outcome, seconds, RECENT_COHORTS):
-                coverage = engine.outcomes.cohorts.coverage(key, profile)
-                window = duration_text(seconds)
-                if not line.is_whole:
-                    for metric, found in headlines(profile):
-                        of_segment = (*head, _segment(line), metric, basis, window)
-                        samples["segment_performance"].append((of_segment, found.value))
-                    continue
-                for metric, found in headlines(profile):
-                    labels = (*head, metric, basis, window)
-                    samples["performance"].append((labels, found.value))
-                    samples["performance_lower"].append((labels, found.lower))
-                    samples["performance_upper"].append((labels, found.upper))
-                    samples["performance_samples"].append((labels, found.samples))
-                if basis == "cohort" and not np.isnan(coverage):
-                    samples["label_coverage_ratio"].append(((*head, window), coverage))
-                    _usual_coverage(engine, line, key, samples)
-                if basis == "cohort" and seconds == _matrix_window(engine):
-                    _classes(head, profile, window, samples)
-                    _errors(head, profile, engine.outcomes.reference(line, outcome), window, samples)
-        reference = engine.outcomes.reference(line, outcome) if line.is_whole else None
-        if reference is not None:
-            for metric, found in headlines(reference):
-                samples["performance_baseline"].append(((*head, metric), found.value))
+    """Of the default outcome: others are in the tables. Cohorts of every window length, and what arrived of the shortest."""
+    if OUTCOME not in engine.names.outcomes:
+        return
+    outcome = engine.names.outcomes.index(OUTCOME)
+    for seconds in engine.config.windows:
+        cohort = engine.shown.cohort(line, outcome, seconds)
+        if cohort is not None:
+            _metrics(line, "cohort", cohort.key, cohort.profile, samples)
+            if line.is_whole:
+                _labelled(engine, line, cohort, samples)
+    for seconds in sorted(engine.config.windows)[:PUBLISHED_WINDOWS]:
+        arrived = engine.outcomes.arrived(line, outcome, seconds)
+        if arrived is not None:
+            _metrics(line, "arrival", *arrived, samples)
+    reference = engine.outcomes.reference(line, outcome) if line.is_whole else None
+    if reference is not None:
+        for metric, found in headlines(reference):
+            samples["performance_baseline"].append(((line.key.model, line.key.version, metric), found.value))
+
+
+def _metrics(line: Line, basis: str, key: CohortKey, profile: OutcomeProfile, samples: Samples) -> None:
+    """The figures of one window."""
+    head, (_, _, seconds, start_us) = (line.key.model, line.key.version), key
+    window = duration_text(seconds)
+    for metric, found in headlines(profile):
+        if not line.is_whole:
+            samples["segment_performance"].append(((*head, line.key.segment_name, metric, basis, window), found.value))
+            continue
+        labels = (*head, metric, basis, window)
+        samples["performance"].append((labels, found.value))
+        samples["performance_lower"].append((labels, found.lower))
+        samples["performance_upper"].append((labels, found.upper))
+        samples["performance_samples"].append((labels, found.samples))
+    if line.is_whole:
+        end = start_us / MICROSECONDS + seconds
+        samples["performance_window_end_timestamp_seconds"].append(((*head, basis, window), end))
+
+
+def _labelled(engine: Engine, line: Line, cohort: Cohort, samples: Samples) -> None:
+    """How far to trust a cohort, and what its labels say beyond the metrics."""
+    head, (_, outcome, seconds, _) = (line.key.model, line.key.version), cohort.key
+    window = duration_text(seconds)
+    samples["performance_ripe"].append(((*head, window), float(cohort.is_ripe)))
+    samples["performance_unusable"].append(((*head, window), cohort.profile.unusable))
+    for name, share in (("label_coverage_ratio", cohort.coverage), ("label_coverage_expected_ratio", cohort.usual)):
+        if not np.isnan(share):
+            samples[name].append(((*head, window), share))
+    if seconds == _matrix_window(engine):
+        _classes(head, cohort.profile, window, samples)
+        _errors(head, cohort.profile, engine.outcomes.reference(line, outcome), window, samples)
+
+
+def _label_habits(engine: Engine, index: int, samples: Samples) -> None:
+    """When the labels of a version usually come, and of which classes they are."""
+    if OUTCOME not in engine.names.outcomes:
+        return
+    outcome, key = engine.names.outcomes.index(OUTCOME), engine.versions[index].key
+    head = (key.model, key.version)
+    through_us = engine.outcomes.labels.through_us(index, outcome)
+    if through_us is not None:
+        samples["label_through_seconds"].append((head, through_us / MICROSECONDS))
+    for label, is_known, count in engine.classes.counts(index, outcome):
+        samples["truths_total"].append(((*head, label, "true" if is_known else "false"), count))
 
 
 def _estimates(engine: Engine, line: Line, samples: Samples) -> None:
@@ -330,7 +361,7 @@ def _estimates(engine: Engine, line: Line, samples: Samples) -> None:
         for name, estimate in headlined({} if newest is None else newest[1]):
             found, labels = estimate.metric(), (name, "estimated", duration_text(seconds))
             if not line.is_whole:
-                samples["segment_performance"].append(((*head, _segment(line), *labels), found.value))
+                samples["segment_performance"].append(((*head, line.key.segment_name, *labels), found.value))
                 continue
             samples["performance"].append(((*head, *labels), found.value))
             samples["performance_lower"].append(((*head, *labels), found.lower))
@@ -342,15 +373,6 @@ def _estimates(engine: Engine, line: Line, samples: Samples) -> None:
 def headlined(found: Mapping[str, Expected]) -> Iterator[tuple[str, Expected]]:
     """Estimates with series of their own: those of single classes are in the tables."""
     return ((name, estimate) for name, estimate in found.items() if "[" not in name)
-
-
-def _usual_coverage(engine: Engine, line: Line, key: CohortKey, samples: Samples) -> None:
-    index = engine.names.version_index(ModelKey(line.key.model, line.key.version))
-    _, outcome, seconds, start_us = key
-    usual = float("nan") if index is None else usual_coverage(engine, index, outcome, seconds, start_us)
-    if not np.isnan(usual):
-        labels = (line.key.model, line.key.version, duration_text(seconds))
-        samples["label_coverage_expected_ratio"].append((labels, usual))
 
 
 def _matrix_window(engine: Engine) -> int:

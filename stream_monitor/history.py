@@ -14,6 +14,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from stream_monitor.cohorts import CohortKey
 from stream_monitor.config import duration_text
 from stream_monitor.engine import Engine, time_text
 from stream_monitor.judge.baseline import Baseline
@@ -265,10 +266,22 @@ def recent_performance(engine: Engine) -> list[dict[str, Any]]:
             found += _recent_estimates(engine, line)
             for outcome, name in enumerate(engine.names.outcomes):
                 for seconds in engine.config.windows:
-                    for key, basis, profile in engine.outcomes.recent(line, outcome, seconds, RECENT_WINDOWS):
+                    for key, basis, profile, more in _recent_windows(engine, line, outcome, seconds):
                         rows = engine.outcomes.performance(key, basis, profile)
-                        found += [{**performance_json(row), "outcome": name} for row in rows]
+                        found += [{**performance_json(row), "outcome": name, **more} for row in rows]
     return found
+
+
+def _recent_windows(
+    engine: Engine, line: Line, outcome: int, seconds: int
+) -> Iterator[tuple[CohortKey, str, OutcomeProfile, dict[str, Any]]]:
+    """(window, basis, profile, what else is known) of the cohort that is shown and of what arrived last."""
+    cohort = engine.shown.cohort(line, outcome, seconds)
+    if cohort is not None:
+        yield cohort.key, "cohort", cohort.profile, {"ripe": cohort.is_ripe, "unusable": cohort.profile.unusable}
+    arrived = engine.outcomes.arrived(line, outcome, seconds)
+    if arrived is not None:
+        yield arrived[0], "arrival", arrived[1], {}
 
 
 def _recent_estimates(engine: Engine, line: Line) -> Iterator[dict[str, Any]]:
@@ -291,10 +304,6 @@ def references(engine: Engine) -> dict[tuple[int, int], OutcomeProfile]:
         for outcome in range(len(engine.names.outcomes))
     }
     return {key: profile for key, profile in found.items() if profile is not None}
-
-
-RECENT_WINDOWS = 8
-"""How many closed windows back one with labels is looked for."""
 
 
 def performance_json(row: Performance) -> dict[str, Any]:

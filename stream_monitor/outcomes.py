@@ -614,25 +614,19 @@ class Outcomes:
         held = self._arrivals.get((line.number, outcome))
         return 0 if held is None else len(held.holding)
 
-    def recent(self, line: Line, outcome: int, seconds: int, most: int) -> list[tuple[CohortKey, str, OutcomeProfile]]:
-        """(window, basis, profile) of the newest closed window with labels: by cohort and by arrival."""
-        found: list[tuple[CohortKey, str, OutcomeProfile]] = []
-        span = seconds * MICROSECONDS
-        if self.engine.sealed_us is not None and (line.number, outcome) in self._arrivals:
-            newest = window_start(self.engine.sealed_us, seconds) - span
-            for start in range(newest, newest - most * span, -span):
-                key = (line.number, outcome, seconds, start)
-                cohort = self.cohorts.profile(key)
-                if cohort is not None and cohort.rows:
-                    found.append((key, "cohort", cohort))
-                    break
+    def task(self, line: Line, outcome: int) -> Task | None:
+        """What kind of outcome it is for a line; None before its first truth."""
         held = self._arrivals.get((line.number, outcome))
-        if held is not None and seconds in held.latest:
-            key = (line.number, outcome, seconds, held.latest[seconds])
-            arrived = self.cohorts.arrived(key)
-            if arrived is not None and arrived.rows:
-                found.append((key, "arrival", arrived))
-        return found
+        return None if held is None else held.task
+
+    def arrived(self, line: Line, outcome: int, seconds: int) -> tuple[CohortKey, OutcomeProfile] | None:
+        """What arrived in the newest closed window with labels."""
+        held = self._arrivals.get((line.number, outcome))
+        if held is None or seconds not in held.latest:
+            return None
+        key = (line.number, outcome, seconds, held.latest[seconds])
+        profile = self.cohorts.arrived(key)
+        return (key, profile) if profile is not None and profile.rows else None
 
     def performance(self, key: CohortKey, basis: str, profile: OutcomeProfile) -> list[Performance]:
         """The metrics of one window."""

@@ -50,8 +50,9 @@ class Window:
 
     @property
     def coverage(self) -> float:
-        """Labelled predictions over all, NaN where none are known."""
-        return min(self.profile.rows / self.made, 1.0) if self.made else float("nan")
+        """Labelled predictions over all, also those that cannot be read; NaN where none are known."""
+        labelled = self.profile.rows + self.profile.unusable
+        return min(labelled / self.made, 1.0) if self.made else float("nan")
 
 
 def performance(
@@ -94,7 +95,7 @@ def _newest_first(rows: _Rows) -> tuple[int, int]:
 def estimates(reader: Reader, names: Names, filters: Filters, estimators: Estimators) -> Iterator[_Rows]:
     """What is expected of the stored windows that are asked for, the newest first, and beside it what came of them."""
     lines = [n for n in _lines(names, filters) if n in estimators]
-    if filters.basis not in (None, "estimated") or not lines:
+    if filters.basis not in (None, "estimated") or filters.outcome not in (None, OUTCOME) or not lines:
         return
     for at in itertools.count(0, AT_ONCE):
         found: list[tuple[int, int, int, bytes]] = reader.execute(
@@ -133,8 +134,14 @@ def _beside(
 def _lines(names: Names, filters: Filters) -> list[int]:
     return [
         n for n, line in enumerate(names.lines)
-        if filters.model in (None, line.model) and filters.version in (None, line.version)
+        if filters.model in (None, line.model)
+        and filters.version in (None, line.version)
+        and filters.segment in (None, line.segment_name)
     ]  # fmt: skip
+
+
+def _outcomes(names: Names, filters: Filters) -> list[int]:
+    return [n for n, name in enumerate(names.outcomes) if filters.outcome in (None, name)]
 
 
 def _twice(filters: Filters) -> list[int | None]:
@@ -149,9 +156,10 @@ def windows(reader: Reader, names: Names, filters: Filters, references: Referenc
         "with parts as (select kind, key, try_cast(string_split(key, '/') as bigint[]) as part from states "
         "where list_contains(?, kind)) "
         "select kind, key, part[1] as line, part[2] as outcome, part[3] as seconds, part[4] as start_us from parts "
-        "where list_contains(?, part[1]) and (? is null or part[3] = ?) and (? is null or part[4] >= ?) "
-        "and (? is null or part[4] < ?) order by start_us desc, seconds, line, outcome, kind desc",
-        [bases, _lines(names, filters), *_twice(filters)],
+        "where list_contains(?, part[1]) and list_contains(?, part[2]) and (? is null or part[3] = ?) "
+        "and (? is null or part[4] >= ?) and (? is null or part[4] < ?) "
+        "order by start_us desc, seconds, line, outcome, kind desc",
+        [bases, _lines(names, filters), _outcomes(names, filters), *_twice(filters)],
     ).fetchall()
     for at in range(0, len(keys), AT_ONCE):
         part = keys[at : at + AT_ONCE]

@@ -102,6 +102,11 @@ class LineKey(NamedTuple):
     version: str
     segment: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def segment_name(self) -> str:
+        """`market=eu`; empty for the whole."""
+        return ",".join(f"{key}={value}" for key, value in self.segment)
+
 
 @dataclass(frozen=True, slots=True)
 class Binding:

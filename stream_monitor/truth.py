@@ -44,7 +44,7 @@ FATES = ("matched", "duplicate", "corrected", "orphan_waiting")
 """NEW, DUPLICATE and CORRECTED as the ledger names them; a NEW label without a prediction is an ORPHAN."""
 ORPHAN = len(FATES) - 1
 
-DELAY_BOUNDS_SECONDS = (1, 10, 60, 600, 3600, 21_600, 86_400, 604_800, 2_592_000)
+DELAY_BOUNDS_SECONDS = (1, 10, 60, 600, 3600, 21_600, 86_400, 604_800, 2_592_000, 7_776_000, 15_552_000)
 """The bounds of the label delay histogram; the metrics catalogue has the same, a test says so."""
 
 CLASS_DELAY_BOUNDS_SECONDS = tuple(10 ** (k / 4) for k in range(33))
@@ -59,6 +59,11 @@ SETTLED_LABELS = 200_000
 """Labels of a day that are gone through at once, with their predictions: a second, and some 100 MB."""
 NEVER = 2**62
 """More truths than a prediction can have."""
+
+WEEK_US = 7 * DAY_US
+FADING_DELAYS = 200
+"""Delays by class are halved each week while there are more: a week weighs half as much as the next, so that a doubled delay
+shows within weeks whatever the traffic, and so many are enough for a percentile."""
 
 MOST_DELAY_CLASSES = 20
 OTHER_CLASSES = "(other)"
@@ -118,10 +123,11 @@ MET_SCHEMA = pa.schema(
 class Met:
     """What one join brought: truths that are new, truths taken back, and what replaced these where something did.
 
-    A truth is taken back by a correction, when its label turns out to speak of a prediction that was not yet known, or when
-    one that came late changes when they met. `opened`: the new ones as they were known at their `joined_us`, whatever a later label of the same batch made of them;
-    `revised`: what has become of opened ones by labels that had come by then; `withdrawn`: opened ones whose prediction
-    has no truth any more. What all joins bring together depends on predictions and labels alone, not on how joins cut them.
+    A truth is taken back by a correction, when its label turns out to speak of a prediction that was not yet known, or
+    when one that came late changes when they met. `opened`: the new ones as they were known at their `joined_us`,
+    whatever a later label of the same batch made of them; `revised`: what has become of opened ones by labels that had
+    come by then; `withdrawn`: opened ones whose prediction has no truth any more. What all joins bring together depends
+    on predictions and labels alone, not on how joins cut them.
     """
 
     new: pa.Table
@@ -169,6 +175,12 @@ class Ledger:
             self.class_delays.setdefault(key, [0] * (len(CLASS_DELAY_BOUNDS_SECONDS) + 1))
         return key
 
+    def fade(self) -> None:
+        """Halve the delays of classes that have enough of them; the shares of their bins stay."""
+        for key, counts in self.class_delays.items():
+            if sum(counts) > FADING_DELAYS:
+                self.class_delays[key] = np.diff(np.cumsum(counts) // 2, prepend=0).tolist()
+
     def tell(self) -> None:
         """Bring what is told up to what is counted."""
         for key, count in self.labels.items():
@@ -199,8 +211,15 @@ class Ledger:
             getattr(ledger, name).update({(one, other): n for one, other, n in body.get(name, ())})
         for name in _BY_NUMBER:
             getattr(ledger, name).update({int(k): v for k, v in body.get(name, ())})
+        for delays in (ledger.delays, ledger.told_delays):
+            delays.update({version: _widened(counts) for version, counts in delays.items()})
         ledger.class_delays.update({(v, o, label): counts for v, o, label, counts in body.get("class_delays", ())})
         return ledger
+
+
+def _widened(counts: list[int]) -> list[int]:
+    """Delays that were counted when there were fewer bounds: nobody knows more of those beyond the last."""
+    return [*counts[:-1], *[0] * (len(DELAY_BOUNDS_SECONDS) + 1 - len(counts)), counts[-1]]
 
 
 _BY_PAIR = ("labels", "label_days", "prediction_days", "truths", "told_labels")
@@ -288,6 +307,7 @@ class Truth:
         self._next_prediction = int(store.meta("next_prediction") or 1)
         self._next_label = int(store.meta("next_label") or 1)
         self._joined_up_to = int(store.meta("joined_up_to") or 0)
+        self._faded_week = int(store.meta("faded_week") or 0)
         self._settled = {int(day): times for day, times in json.loads(store.meta("settled") or "{}").items()}
         self._settling: _Settling | None = None
         self.ledger = Ledger()
@@ -519,7 +539,7 @@ class Truth:
             k, b = divmod(place, len(CLASS_DELAY_BOUNDS_SECONDS) + 1)
             key = self.ledger.class_of(pair // 65_536, pair % 65_536, names[k] or "")
             counts = self.ledger.class_delays[key]
-            counts[b] += sign * count
+            counts[b] = max(0, counts[b] + sign * count)  # what is taken back may have faded
             if not any(counts):  # a label that turned out to speak of another version leaves no trace
                 del self.ledger.class_delays[key]
 
@@ -654,8 +674,16 @@ class Truth:
                     self.ledger.labels[(model, "orphan_waiting")] -= orphans
                     self.ledger.labels[(model, "orphan_expired")] += orphans
             self._store.drop_block(LABELS, block)
+        self._fade(watermark_us)
         self.ledger.tell()
         return dropped
+
+    def _fade(self, watermark_us: int) -> None:
+        """Once for each week of event time that has begun since the last; beyond a year nothing more can fade."""
+        week = watermark_us // WEEK_US
+        for _ in range(min(week - self._faded_week, 52) if self._faded_week else 0):
+            self.ledger.fade()
+        self._faded_week = max(self._faded_week, week)
 
     def save(self) -> dict[str, bytes]:
         """Put everything on the shelves or into keyed states; the states to upsert."""
@@ -663,6 +691,7 @@ class Truth:
         self._store.set_meta("next_prediction", str(self._next_prediction))
         self._store.set_meta("next_label", str(self._next_label))
         self._store.set_meta("joined_up_to", str(self._joined_up_to))
+        self._store.set_meta("faded_week", str(self._faded_week))
         self._store.set_meta("settled", json.dumps(self._settled))
         return {"inbox": to_ipc(_concat(self._new_labels, LABEL_SCHEMA))}
 

@@ -136,7 +136,7 @@ class LiveView:
         return [budgets.shown(s) for s in wanted[filters.offset : filters.offset + filters.limit]]
 
     def labels(self, filters: Filters) -> Sequence[Json]:
-        rows = [r for r in self._frozen.labels if _is_of(r, filters)]
+        rows = [r for r in self._frozen.labels if _is_of(r, filters) and filters.outcome in (None, r["outcome"])]
         return rows[filters.offset : filters.offset + filters.limit]
 
     def scores(self, filters: Filters) -> Sequence[Json]:
@@ -166,6 +166,8 @@ class LiveView:
             if _is_of(r, filters)
             and filters.metric in (None, r["metric"])
             and filters.basis in (None, r["basis"])
+            and filters.outcome in (None, r["outcome"])
+            and filters.segment in (None, ",".join(f"{key}={value}" for key, value in r["segment"].items()))
             and (filters.window_seconds is None or r["window"] == duration_text(filters.window_seconds))
         ]  # fmt: skip
         return rows[filters.offset : filters.offset + filters.limit]

@@ -49,8 +49,9 @@ _DRIFT = ("model", "version", "feature", "statistic", "window", "reference")
 _PERFORMANCE = ("model", "version", "metric", "basis", "window")
 _INCIDENT = ("model", "version", "kind", "subject", "severity", "incident")
 
-DELAY_BUCKETS = (1.0, 10.0, 60.0, 600.0, 3600.0, 21_600.0, 86_400.0, 604_800.0, 2_592_000.0)
-"""Labels come after seconds (a click) or a month (a chargeback): one bound for each habit people name."""
+DELAY_BUCKETS = (1.0, 10.0, 60.0, 600.0, 3600.0, 21_600.0, 86_400.0, 604_800.0, 2_592_000.0, 7_776_000.0, 15_552_000.0)
+"""Labels come after seconds (a click), a month (a chargeback) or half a year (a default): one bound for each habit people
+name."""
 
 CHECKPOINT_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Around one second, the pace of checkpoints: beyond it every figure is published late."""
@@ -130,30 +131,43 @@ _MODELS = (
              (*_LINE, "feature", "detector"), at=Priority.FEATURE),
     _gauge("pending_predictions", "Predictions that wait for their label.", _LINE, at=Priority.MODEL),
     _counter("expired_predictions_total", "Predictions whose label never came.", _LINE, at=Priority.MODEL),
-    _gauge("label_coverage_ratio", "Labelled predictions over all predictions of a window.", (*_LINE, "window"),
-           at=Priority.MODEL, unit="ratio"),
+    _gauge("label_coverage_ratio",
+           "Labelled predictions over all of the newest window whose labels should be through; of the published, if unknown.",
+           (*_LINE, "window"), at=Priority.MODEL, unit="ratio"),
     _gauge("label_coverage_expected_ratio", "What label_coverage_ratio usually is by now.", (*_LINE, "window"),
            at=Priority.MODEL, unit="ratio"),
-    _gauge("label_delay_percentile_seconds", "Percentile of the delay of the labels of one class, of all there were.",
+    _gauge("label_delay_percentile_seconds",
+           "Percentile of the delay of labels of a class; a week weighs half as much as the next.",
            (*_LINE, "truth", "percentile"), at=Priority.MODEL, unit="seconds"),
     Metric("label_delay_seconds", "histogram", "Time from a prediction to its label, in event time.", ("model",),
            Priority.MODEL, "seconds", DELAY_BUCKETS),
-    _gauge("performance", "A metric of model quality.", _PERFORMANCE, at=Priority.MODEL),
+    _gauge("label_through_seconds", "Age by which 95 % of the labels that ever come are usually there, if it is known.",
+           _LINE, at=Priority.MODEL, unit="seconds"),
+    _counter("truths_total", "Labels that became a truth, by class; `known` is false for one that the baseline lacks.",
+             (*_LINE, "truth", "known"), at=Priority.MODEL),
+    _gauge("performance", "A metric of model quality; with basis cohort, of the newest cohort that is ripe.",
+           _PERFORMANCE, at=Priority.MODEL),
     _gauge("performance_lower", "Lower end of its 95 % interval.", _PERFORMANCE, at=Priority.MODEL),
     _gauge("performance_upper", "Upper end of its 95 % interval.", _PERFORMANCE, at=Priority.MODEL),
     _gauge("performance_samples", "Predictions it is computed from: the labelled ones, or with basis estimated all.",
            _PERFORMANCE, at=Priority.MODEL),
+    _gauge("performance_window_end_timestamp_seconds", "End of the window that performance is of, in event time.",
+           (*_LINE, "basis", "window"), at=Priority.MODEL, unit="seconds"),
+    _gauge("performance_ripe", "1 if the labels of the published cohort are through, 0 where that is not known.",
+           (*_LINE, "window"), at=Priority.MODEL),
+    _gauge("performance_unusable", "Labelled predictions of the published cohort that its task cannot read.",
+           (*_LINE, "window"), at=Priority.MODEL),
     _gauge("performance_objective", "What the configuration asks of a metric; `bound` is at_least or at_most.",
            ("model", "metric", "bound"), at=Priority.MODEL),
     _gauge("performance_gap_windows",
            "Labelled windows in a row with the realised figure outside its estimate's interval, + above or - below.",
            (*_LINE, "metric", "window"), at=Priority.MODEL),
     _gauge("performance_baseline", "The same metric on the baseline.", (*_LINE, "metric"), at=Priority.MODEL),
-    _gauge("confusion_predictions", "Labelled predictions of the newest cohort by true and predicted class.",
+    _gauge("confusion_predictions", "Labelled predictions of the published cohort by true and predicted class.",
            (*_LINE, "truth", "predicted", "window"), at=Priority.MODEL),
-    _gauge("confidence_predictions", "Labelled predictions of the newest cohort by confidence and what came true.",
+    _gauge("confidence_predictions", "Labelled predictions of the published cohort by confidence and what came true.",
            (*_LINE, "confidence", "came_true", "window"), at=Priority.MODEL),
-    _gauge("error_ratio", "Share of the newest cohort's errors, in standard deviations of the baseline's.",
+    _gauge("error_ratio", "Share of the published cohort's errors, in standard deviations of the baseline's.",
            (*_LINE, "error", "window"), at=Priority.MODEL, unit="ratio"),
     _gauge("error_reference_ratio", "Share of the baseline's errors in the same bins.", (*_LINE, "error"),
            at=Priority.MODEL, unit="ratio"),

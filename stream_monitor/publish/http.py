@@ -55,6 +55,8 @@ class Filters:
     window_seconds: int | None = None
     metric: str | None = None
     basis: str | None = None
+    outcome: str | None = None
+    segment: str | None = None  # as its name is published, `market=eu`; empty: the whole model
     kind: str | None = None
     severity: str | None = None
     state: str | None = None  # open | closed
@@ -100,7 +102,7 @@ class View(Protocol):
         """How each version's budget of false alarms is spent and what it buys. Filters: model, version."""
 
     def labels(self, filters: Filters) -> Sequence[Json]:
-        """How the labels of each version and outcome come. Filters: model, version."""
+        """How the labels of each version and outcome come. Filters: model, version, outcome."""
 
     def scores(self, filters: Filters) -> Sequence[Json]:
         """Rows of `scores.parquet`. Filters: model, version, feature, statistic, window, since, until."""
@@ -112,12 +114,12 @@ class View(Protocol):
         """One of them, None where there is none."""
 
     def performance(self, filters: Filters) -> Sequence[Json]:
-        """Rows of `performance.parquet`: the newest window with labels of each length; with since or until every window
-        that starts in between. Filters: model, version, metric, basis, window, since, until.
+        """Rows of `performance.parquet`: one window of each length and basis; with since or until every window that starts
+        in between. Filters: model, version, metric, basis, outcome, segment, window, since, until.
         """
 
     def performance_details(self, filters: Filters) -> Sequence[Json]:
-        """What stands behind the figures of each window. Filters: model, version, basis, window, since, until."""
+        """What stands behind the figures of each window. Filters: as of `performance`, but for the metric."""
 
     def baselines(self) -> Sequence[Json]:
         """The baselines in use."""
@@ -159,6 +161,8 @@ def _from_base64(text: object) -> bytes:
 
 Name = Annotated[str, Field(max_length=10_000)]
 Window = Annotated[str, AfterValidator(_duration), Field(max_length=20, description="15m, 1h, 1d")]
+Outcome = Annotated[str, Field(max_length=10_000, description="label, or the name of another outcome")]
+Segment = Annotated[str, Field(max_length=10_000, description="market=eu; empty for the whole model")]
 Offset = Annotated[int, Field(ge=0, le=10_000_000)]
 
 
@@ -192,6 +196,10 @@ class BudgetQuery(_Query):
     pass
 
 
+class LabelQuery(_Query):
+    outcome: Outcome | None = None
+
+
 class FeatureQuery(_Query):
     feature: Name | None = None
     window: Window | None = None
@@ -213,11 +221,15 @@ class IncidentQuery(_Period):
 class PerformanceQuery(_Period):
     metric: Name | None = None
     basis: Literal["cohort", "arrival", "estimated"] | None = None
+    outcome: Outcome | None = None
+    segment: Segment | None = None
     window: Window | None = None
 
 
 class DetailQuery(_Period):
     basis: Literal["cohort", "arrival"] | None = None
+    outcome: Outcome | None = None
+    segment: Segment | None = None
     window: Window | None = None
 
 
@@ -259,7 +271,10 @@ median number of events until a change is found, now and at twice the budget. A 
 is never, within twice the longest window. Those in `below_minimum_effect` are not told however soon they are found."""
 
 
-LABELS = """For each version and outcome: `delays` of each class with their quantiles; the arrival `curve`, the share of
+LABELS = """For each version and outcome: `delays` of each class with their quantiles and histogram (`buckets`, each up to
+a bound from the one before it; those of numbers have no class; a week weighs half as much as the next); `classes`, how many
+truths were of each and whether it is `known` to the baseline, or among the first 1,000 truths: what is spelled otherwise
+counts as wrong; the arrival `curve`, the share of
 predictions labelled by an age, from predictions that have reached it alone, its `dispersion` over binomial chance and
 whether that is enough to be `judged` by; `through_after_seconds`, the age by which labels are through, null while it cannot
 be told; `is_late`, whether an incident says so; and the newest `cohorts` with their coverage, what it usually is by now and
@@ -267,12 +282,17 @@ their `ripeness`: objectives are judged on those that are `ripe`, and wait for `
 and while the habit is `unknown`. `watch` says which truths errors are watched by (`state`: as they come, when they are of
 `age_seconds`, or none while it waits), why, and how many are `held` back. Of each cohort `figures` are its first metrics by
 the labels so far, beside what was expected without them and the baseline's, and `revisions` what was said before, for each
-further tenth that was labelled."""
+further tenth that was labelled. `labelled` are all predictions with a label, `unusable` those among them that cannot be
+read for the task."""
 
 
-PERFORMANCE = """Without `since` and `until`: the newest closed window with labels, of each length and basis. With one of
-them: every window kept that starts in between, the newest first; `window=7d&metric=mae&since=2026-01-01` is the line of
-the weekly error, and the window under way is in it. A restated cohort stands as it is now. Rows of basis `estimated` are
+PERFORMANCE = """Without `since` and `until`: one window of each length and basis. By cohort it is the newest that is `ripe`,
+however late labels come: its labels are through, as those of usual cohorts are; while it is unknown when they are, the
+newest with 30 labels or nine tenths of its predictions labelled. By arrival it is the newest with labels. With one of
+them: every window kept that starts in between, the newest first;
+`window=7d&metric=mae&basis=cohort&outcome=label&segment=&since=2026-01-01` is the line of the weekly error of the whole
+model, and the window under way is in it. A restated cohort stands as it is now. `coverage` counts every labelled
+prediction, `samples` are those that can be read for the task. Rows of basis `estimated` are
 what calibrated scores, or of numbers the baseline's errors on such inputs, lead to expect of all predictions of a window
 before their labels come; beside them stand what came of it, `realised` by the cohort, of `realised_samples` labels, and the
 estimate `adjusted` for the labels that have come, with its interval `adjusted_lower` to `adjusted_upper`: it becomes the
@@ -544,7 +564,7 @@ def _add_lists(app: FastAPI, view: View) -> None:
         summary="How labels come: delays, the arrival curve, coverage now and usually",
         description=LABELS,
     )
-    def labels(request: Request, query: Annotated[BudgetQuery, Query()]) -> Response:
+    def labels(request: Request, query: Annotated[LabelQuery, Query()]) -> Response:
         filters = query.filters()
         return _paged(view.labels(_one_more(filters)), request, filters)
 
