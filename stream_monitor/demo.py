@@ -341,7 +341,8 @@ def _serve(config: Config, store: Store, out: Console, *, start_us: int, seconds
                  for model, version, hour in FOLLOWED]  # fmt: skip
     timer = None if seconds is None else threading.Timer(seconds, stop.set)
     threading.Thread(target=teller.run, name="story", daemon=True).start()
-    threading.Thread(target=_follow, args=(followers, out, teller.stop), name="cohorts", daemon=True).start()
+    following = threading.Thread(target=_follow, args=(followers, out, teller.stop), name="cohorts", daemon=True)
+    following.start()
     if timer is not None:
         timer.start()
     url = f"http://127.0.0.1:{config.publish.port}/"
@@ -354,5 +355,6 @@ def _serve(config: Config, store: Store, out: Console, *, start_us: int, seconds
         stop.set()
     finally:
         teller.stop.set()
+        following.join()  # it asks the engine, which is about to be let go of
         if timer is not None:
             timer.cancel()

@@ -340,7 +340,21 @@ def _cohorts(labels: Sequence[Json]) -> str:
         f"baseline{left}.</p>"
     )
     table = _table(heads, rows)
-    return _section("Cohorts and their labels", table and table + legend, otherwise="No labels yet.")
+    waiting = "".join(_waits(row) for row, _ in found[:COHORT_LINES])
+    return _section("Cohorts and their labels", table and table + waiting + legend, otherwise="No labels yet.")
+
+
+def _waits(row: Json) -> str:
+    """Why errors are not watched as labels come, where they are not."""
+    watch = row.get("watch") or {"state": AS_THEY_COME}
+    if watch["state"] == AS_THEY_COME:
+        return ""
+    held = f" ({_count(watch['held'])} held back)" if watch["held"] else ""
+    return f'<p class="small words">{_line(row)}: errors wait, {_text(watch["reason"])}{held}.</p>'
+
+
+AS_THEY_COME = "as_they_come"
+"""What `/api/v1/labels` says of a watch that waits for nothing."""
 
 
 def labelled_cohorts(row: Json) -> list[Json]:

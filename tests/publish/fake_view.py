@@ -100,7 +100,14 @@ def feature(name: str, value: float, threshold: float, verdict: str, *, model: s
 def labels(model: str, version: str, *, is_late: bool = False, labelled: int = 580) -> dict[str, Any]:
     """How the labels of one version come; a day's cohort is always labelled, shorter ones as told."""
     cohorts = [cohort("15m", "09:30", labelled), cohort("15m", "09:15", 2 * labelled), cohort("1d", "00:00", 400)]
-    return {"model": model, "version": version, "outcome": "label", "is_late": is_late, "cohorts": cohorts}
+    watch = {
+        "state": "waiting",
+        "reason": f"labels of {model} come first",
+        "age_seconds": None,
+        "held": 1_204 * is_late,
+    }
+    return {"model": model, "version": version, "outcome": "label", "is_late": is_late, "cohorts": cohorts,
+            "watch": watch if labelled < 580 or is_late else watch | {"state": "as_they_come"}}  # fmt: skip
 
 
 def cohort(window: str, start: str, labelled: int) -> dict[str, Any]:

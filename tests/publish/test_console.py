@@ -220,3 +220,13 @@ def test_quality_speaks_of_every_model() -> None:
             for metric in ("accuracy", "true_positive_rate", "auc", "recall[yes]")]  # fmt: skip
     found = [(r["model"], r["window"], r["metric"]) for r in console.spoken(rows)]
     assert found == [(m, "15m", metric) for m in ("a", "b") for metric in ("accuracy", "auc")]
+
+
+def test_what_waits_for_labels_says_why() -> None:
+    """A sentence for each version whose errors are not watched as labels come, with a hostile name escaped in it too."""
+    part = labels_section(web(FakeView()).get("/").text)
+    assert f"{HOSTILE} 1 : errors wait, labels of {HOSTILE} come first (1\u202f204 held back)." in part.replace(
+        " 1:", " 1 :"
+    )
+    assert "churn 2026-11: errors wait, labels of churn come first." in part
+    assert "labels of credit come first" not in part
