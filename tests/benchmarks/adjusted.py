@@ -114,9 +114,10 @@ def main() -> int:
             found = {order: judged(shown, CLASSES) for order, shown in cases.items()}
             found["numbers"] = judged(numbered(share, drifted=drifted, windows=windows), NUMBERS)
             for order, rows in found.items():
+                # Where the concept has drifted nobody can tell how the others are: there it is asked to be nearer.
+                missed += not drifted and float(np.mean([held for *_, held in rows.values()])) < 0.9
                 for name, (pure, adjusted, held) in rows.items():
-                    # Where the concept has drifted nobody can tell how the others are: there it is asked to be nearer.
-                    missed += adjusted > pure or (held < 0.9 and not drifted) or (share == 1 and adjusted > 1e-9)
+                    missed += adjusted > pure or (share == 1 and adjusted > 1e-9)
                     print(
                         f"{'concept drifted' if drifted else 'concept stayed':15} {order:15} {share:4.0%} labelled  "
                         f"{name:18} pure off by {pure:.4f}, adjusted by {adjusted:.4f}, held {held:.1%}"
