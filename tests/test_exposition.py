@@ -13,7 +13,7 @@ import pytest
 from stream_monitor import exposition
 from stream_monitor.app import decode_poll, make_decoder
 from stream_monitor.baselines import read_baselines
-from stream_monitor.config import Config, parse
+from stream_monitor.config import Config, duration_text, parse
 from stream_monitor.engine import Engine
 from stream_monitor.exposition import CONFUSED_CLASSES, PERCENTILES, Service, snapshot
 from stream_monitor.publish.snapshot import Snapshot
@@ -208,27 +208,43 @@ def test_memory_is_published_where_it_is_known(engine: Engine, taken: Snapshot) 
 
 
 WIDE_ROWS = 1_500
+EARLIER = 40  # events of the eight days before, so that a day and a week are over as well
 
 
-def test_a_wide_model_costs_a_bounded_number_of_series() -> None:
-    """200 features, scores, latency and labels with the default windows: at most 3,000 series."""
-    config = parse({"drift": {"learn_from": 500}, "models": {"wide": {"task": "binary", "positive_label": "yes"}}}, {})
-    engine = Engine(config, Store(None))
+def wide_event(rng: np.random.Generator, number: int) -> dict[str, Any]:
+    """An event of 200 features with its truth: a few in eight days, then one every four seconds."""
+    score, at = float(rng.random()), START + 4 * (number - EARLIER)
+    if number < EARLIER:
+        at = START - (EARLIER - number) * 8 * 86_400 // EARLIER
+    return {
+        "inference_id": number, "model": "wide", "version": "1", "timestamp": at,
+        "features": {f"f{k}": value for k, value in enumerate(rng.normal(size=200).tolist())},
+        "prediction": {"label": "yes" if score > 0.5 else "no", "score": score}, "latency_ms": 9 * score,
+        "label": "yes" if rng.random() < score else "no",
+    }  # fmt: skip
+
+
+def test_a_wide_model_costs_a_bounded_number_of_series(tmp_path: Path) -> None:
+    """200 features, scores, latency, labels and estimates with the default windows: at most 3,000 series."""
+    config = parse({"models": {"wide": {"task": "binary", "positive_label": "yes"}}}, {})
+    rng = np.random.default_rng(3)
+    events = [wide_event(rng, number) for number in range(EARLIER + WIDE_ROWS)]
+    path = tmp_path / "baseline.jsonl"
+    path.write_text("".join(json.dumps(e) + "\n" for e in events))
+    engine = Engine(config, Store(None), baselines=read_baselines([path], config))
     inference, truth = PartitionId(Stream.INFERENCE, "i", 0), PartitionId(Stream.GROUND_TRUTH, "g", 0)
     source = MemorySource([Binding(p.stream, p.topic) for p in (inference, truth)])
-    rng = np.random.default_rng(3)
-    for number in range(WIDE_ROWS):
-        score, at = float(rng.random()), START + 4 * number
-        head = {"inference_id": number, "model": "wide", "version": "1"}
-        features = {f"f{k}": value for k, value in enumerate(rng.normal(size=200).tolist())}
-        prediction = {"label": "yes" if score > 0.5 else "no", "score": score}
-        body = {**head, "timestamp": at, "features": features, "prediction": prediction, "latency_ms": 9 * score}
-        source.extend(inference, [json.dumps(body).encode()])
-        label = {"inference_id": number, "label": "yes" if rng.random() < score else "no", "timestamp": at + 10}
-        source.extend(truth, [json.dumps(label).encode()])
+    for body in events:
+        source.extend(inference, [json.dumps({k: v for k, v in body.items() if k != "label"}).encode()])
+        source.extend(truth, [label(body)])
     source.finish()
     source.start({})
     read(engine, source, config)
-    families = [line.split("{")[0] for line in exposition.render(engine).decode().splitlines() if "{" in line]
-    assert {"stream_monitor_confidence_predictions", "stream_monitor_feature_bin_upper"} <= set(families)
-    assert 2_000 < len(families) <= 2_950  # those without labels are some twenty more
+    lines = [line for line in exposition.render(engine).decode().splitlines() if not line.startswith("#")]
+    families = {line.split("{")[0] for line in lines}
+    assert {"stream_monitor_confidence_predictions", "stream_monitor_feature_bin_upper"} <= families
+    cohorts = [line for line in lines if line.startswith("stream_monitor_performance_upper{") and '"cohort"' in line]
+    for window in map(duration_text, config.windows):
+        assert any(f'window="{window}"' in line for line in cohorts)
+    assert any('basis="estimated"' in line for line in lines)
+    assert 2_800 < len(lines) <= 3_000

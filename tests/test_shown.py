@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from test_labels import START, Bodies, Story
 
 from stream_monitor import delays, history
+from stream_monitor.app import Monitor
 from stream_monitor.exposition import Service, snapshot
+from stream_monitor.publish.http import Filters
 from stream_monitor.records import MICROSECONDS
 from stream_monitor.store import Store
+from stream_monitor.views import LiveView
 
 DAY = 86_400
 EVERY = 300  # seconds between two predictions: three in a quarter of an hour
@@ -172,6 +177,32 @@ def test_a_second_look_reads_nothing_from_the_state_file(
     asked.clear()
     snapshot(story.engine, Service(ready=True))
     assert sum(asked) == 0
+
+
+def test_the_line_of_a_metric_is_of_one_segment_and_outcome(begin: Callable[..., Story]) -> None:
+    """Without a period and with one: what is asked for and nothing between it."""
+    story = begin(models={"m": {"task": "binary", "positive_label": "yes", "segments": ["market"]}}, windows=["15m"])
+    for at in range(0, 5_400, 600):
+        events = [{**predicted(n), "timestamp": START + n, "segment": {"market": "eu" if n % 2 else "us"}}
+                  for n in range(at, at + 600)]  # fmt: skip
+        labels = [{"inference_id": n, "label": "yes", "timestamp": START + n + 5} for n in range(at, at + 590)]
+        story.tell(events, labels + [{**body, "outcome": "click"} for body in labels])
+    view = LiveView(cast(Monitor, SimpleNamespace(engine=story.engine)))
+    view.refresh()
+    since = START * MICROSECONDS
+    period = Filters(metric="accuracy", basis="cohort", since_us=since, until_us=since + 3_600 * MICROSECONDS)
+    for filters, count in ((Filters(metric="accuracy", basis="cohort"), 1), (period, 4)):
+        for segment, market in (("", {}), ("market=eu", {"market": "eu"})):
+            for outcome in ("label", "click"):
+                rows = view.performance(replace(filters, outcome=outcome, segment=segment))
+                assert {(row["outcome"], str(row["segment"])) for row in rows} == {(outcome, str(market))}
+                starts = [row["window_start"] for row in rows]
+                assert len(set(starts)) == len(starts) == count
+        assert len(view.performance(filters)) == count * 3 * 2
+    assert {row["outcome"] for row in view.labels(Filters(outcome="click"))} == {"click"}
+    told = view.performance_details(Filters(basis="cohort", outcome="click", segment="market=us"))
+    assert {(row["outcome"], row["segment"]["market"]) for row in told} == {("click", "us")}
+    view.close()
 
 
 def labelled(label: Callable[[int], Any], *, key: str = "label", count: int = 1_800) -> tuple[Bodies, Bodies]:

@@ -109,6 +109,18 @@ def test_filters_reach_the_view_in_our_units(view: FakeView) -> None:
     assert view.asked == [wanted]
 
 
+def test_the_whole_model_and_one_outcome_can_be_asked_for(view: FakeView) -> None:
+    """An empty segment is the whole model; labels are asked for by outcome alone."""
+    query = {"metric": "mae", "window": "7d", "basis": "cohort", "outcome": "label", "segment": ""}
+    assert client(view).get("/api/v1/performance", params=query).status_code == 200
+    query = {"outcome": "click", "segment": "market=eu"}
+    assert client(view).get("/api/v1/performance/details", params=query).status_code == 200
+    assert client(view).get("/api/v1/labels", params={"outcome": "click"}).status_code == 200
+    week = Filters(metric="mae", window_seconds=604_800, basis="cohort", outcome="label", segment="", limit=101)
+    assert view.asked == [week, Filters(outcome="click", segment="market=eu", limit=101),
+                          Filters(outcome="click", limit=101)]  # fmt: skip
+
+
 def test_pages_follow_each_other_without_gap(view: FakeView) -> None:
     """Following `next` until there is none gives every row once."""
     web, found = client(view), []
