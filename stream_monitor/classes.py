@@ -1,7 +1,7 @@
 """Which classes truths were of, and which of them nobody knew: a label that is spelled otherwise counts as wrong in silence.
 
-A class is known that the version's baseline predicts (or, of several classes, has truths of), and the positive label; where
-no baseline says so, and for named outcomes, those among the first 1,000 truths.
+Known are the classes that the version's baseline predicts, the positive label, and of several classes those of the truths
+that errors are judged by. Where no baseline says so, and for named outcomes, it is those among the first 1,000 truths.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ LEARN_TRUTHS = 1_000
 
 MOST_CLASSES = 20
 """With places of their own, of those that are known and of those that are not; the rest share one."""
+
+MOST_LEARNT = 256
+"""As many classes as a baseline keeps."""
 
 OTHER = "(other)"
 NAME_CHARACTERS = 200
@@ -82,7 +85,8 @@ class Classes:
         known = self._known(self.engine.versions[version], outcome)
         if known is None and held.first < LEARN_TRUTHS:
             held.first += texts.total()
-            held.learnt |= {name[:NAME_CHARACTERS] for name, _ in texts.most_common(MOST_CLASSES)}
+            room = max(0, MOST_LEARNT - len(held.learnt))
+            held.learnt |= {name[:NAME_CHARACTERS] for name, _ in texts.most_common(room)}
         for name, count in sorted(texts.items()):
             is_known = name[:NAME_CHARACTERS] in (held.learnt if known is None else known)
             key = held.place(name, is_known=is_known)
@@ -100,10 +104,10 @@ class Classes:
         if not bins:
             return None
         known = {*bins[0].values, *([version.model.positive_label] if version.model.positive_label else [])}
-        reference = self.engine.outcomes.reference(version.whole(), outcome)
-        if reference is not None and reference.task is Task.MULTICLASS:
-            known |= {truth for truth, _ in reference.pairs}
-        return known
+        if self.engine.outcomes.task(version.whole(), outcome) is not Task.MULTICLASS:
+            return known
+        reference = self.engine.outcomes.reference(version.whole(), outcome)  # a rare class may never be predicted
+        return None if reference is None else known | {truth for truth, _ in reference.pairs}
 
     def _warn(self, version: int, outcome: int, name: str) -> None:
         key = self.engine.names.versions[version]

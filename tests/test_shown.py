@@ -238,6 +238,17 @@ def test_without_a_baseline_the_first_truths_say_which_classes_there_are(begin: 
         ("maybe", False): 240, ("no", True): 750, ("yes", True): 750}  # fmt: skip
 
 
+def test_a_class_that_is_never_predicted_is_known_by_its_truths(begin: Callable[..., Story]) -> None:
+    """Of several classes, the first 1,000 truths tell those that the model misses; one that comes later is unknown."""
+    story = begin(models={"m": {"task": "multiclass"}}, drift={"learn_from": 300})
+    events, labels = labelled(lambda n: "new" if n >= 1_700 else "rare" if n % 100 == 0 else "no")
+    for at in range(0, 1_800, 300):
+        story.tell(events[at : at + 300], labels[at : at + 300])
+    (row,) = delays.rows(story.engine)
+    assert {(c["class"], c["known"]): c["truths"] for c in row["classes"]} == {
+        ("new", False): 40, ("no", True): 1_683, ("rare", True): 17}  # fmt: skip
+
+
 def test_classes_are_bounded(begin: Callable[..., Story]) -> None:
     """A text of its own for each prediction makes no place of its own for each; none is lost."""
     story = begin(models={"m": {"task": "multiclass"}})
