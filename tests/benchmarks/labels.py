@@ -37,6 +37,8 @@ from stream_monitor.records import (
     MICROSECONDS,
     Binding,
     Cells,
+    Flags,
+    Floats,
     Hashes,
     Inferences,
     Ints,
@@ -66,12 +68,11 @@ def hashes(row: Ints) -> tuple[Hashes, Hashes]:
     return low ^ (low >> np.uint64(31)), low * np.uint64(0xBF58476D1CE4E5B9)
 
 
-def predictions(row: Ints, time_us: Ints) -> Decoded[Inferences]:
+def predictions(row: Ints, time_us: Ints, score: Floats | None = None) -> Decoded[Inferences]:
     """Events of one model with a class and a score, and no features."""
     n = len(row)
-    generator = np.random.default_rng(int(row[0]))
     id_hi, id_lo = hashes(row)
-    score = generator.random(n)
+    score = np.random.default_rng(int(row[0])).random(n) if score is None else score
     columns = Inferences(
         keys=(ModelKey("credit", "7"),),
         partitions=(PREDICTIONS,),
@@ -95,11 +96,10 @@ def predictions(row: Ints, time_us: Ints) -> Decoded[Inferences]:
     return Decoded(_raw(PREDICTIONS, row, time_us), columns, NOTHING)
 
 
-def truths(row: Ints, offset: int, time_us: int) -> Decoded[Labels]:
-    """One label for each of these predictions, all at one time."""
+def truths(row: Ints, offset: int, times: Ints, deny: Flags) -> Decoded[Labels]:
+    """A label for each of these predictions."""
     n = len(row)
     id_hi, id_lo = hashes(row)
-    times = np.full(n, time_us)
     offsets = np.arange(offset, offset + n)
     columns = Labels(
         models=(),
@@ -113,7 +113,7 @@ def truths(row: Ints, offset: int, time_us: int) -> Decoded[Labels]:
         id_lo=id_lo,
         model=np.full(n, -1, np.int32),
         outcome=np.zeros(n, np.int32),
-        label=pa.array(np.where(np.random.default_rng(offset).random(n) > 0.5, "deny", "approve")),
+        label=pa.array(np.where(deny, "deny", "approve")),
         number=np.full(n, np.nan),
     )
     return Decoded(_raw(LABELS, offsets, times), columns, NOTHING)
@@ -146,7 +146,8 @@ def predict(engine: Engine, count: int, days: float) -> None:
 def label(engine: Engine, row: Ints, offset: int, time_us: int) -> None:
     """Hand in labels, join them and commit; a prediction of that moment moves the watermark with them."""
     engine.offer(predictions(np.array([offset + 2**40]), np.array([time_us])))
-    engine.offer(truths(row, offset, time_us))
+    deny = np.random.default_rng(offset).random(len(row)) > 0.5
+    engine.offer(truths(row, offset, np.full(len(row), time_us), deny))
     engine.step(0.0, seal_now=True)
     engine.join(0.0)
     engine.checkpoint()
