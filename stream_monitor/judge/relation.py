@@ -48,16 +48,10 @@ _LEAST = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Aspect:
-    """One thing that is watched: cells (C,) with their baseline shares, and the alternatives over them.
-
-    `given` (C,): the probability of the cell given its score, for a calibration; its share for others. `group` (C,): which
-    cells belong to one score.
-    """
+    """One thing that is watched: cells (C,) with their baseline shares, and the alternatives over them."""
 
     name: str
     shares: Floats
-    given: Floats
-    group: Ints
     bank: Bank
     rows: int
 
@@ -164,7 +158,7 @@ def _rate(rate: float, rows: int) -> Aspect:
     worse = np.sin(angle) ** 2
     shares = np.array([1 - rate, rate])
     ratios = np.log(np.stack([1 - worse, worse], axis=1) / shares)
-    return _aspect(ERROR_RATE, shares, shares, np.zeros(2, np.int64), ratios[worse > rate], rows)
+    return _aspect(ERROR_RATE, shares, ratios[worse > rate], rows)
 
 
 def _calibration(held: Floats, truth: Floats) -> Aspect:
@@ -176,10 +170,9 @@ def _calibration(held: Floats, truth: Floats) -> Aspect:
     chances = [np.stack([1 - special.expit(o), special.expit(o)], axis=1).reshape(-1) for o in others]
     ratios = np.log(np.maximum(np.stack(chances), 1e-9) / usual)
     shares = np.repeat(held / held.sum(), 2) * usual
-    group = np.repeat(np.arange(len(truth)), 2)
     # Scores that tell nothing have no slope to lose: what is no alternative would have no limit either.
     is_other = (shares * np.abs(ratios)).sum(axis=1) > 1e-3
-    return _aspect(CALIBRATION, shares, usual, group, ratios[is_other], int(held.sum()))
+    return _aspect(CALIBRATION, shares, ratios[is_other], int(held.sum()))
 
 
 def _location(
@@ -202,12 +195,12 @@ def _location(
     score = (density[:-1] - density[1:]) / shares
     tilts = np.concatenate([sign * _EFFECTS for sign in signs])[:, None] * score
     ratios = tilts - np.log((shares * np.exp(tilts)).sum(axis=1))[:, None]
-    return _aspect(name, shares, shares, np.zeros(len(shares), np.int64), ratios, int(rows)), edges.astype(np.int64)
+    return _aspect(name, shares, ratios, int(rows)), edges.astype(np.int64)
 
 
-def _aspect(name: str, shares: Floats, given: Floats, group: Ints, ratios: Floats, rows: int) -> Aspect:
+def _aspect(name: str, shares: Floats, ratios: Floats, rows: int) -> Aspect:
     unlucky = np.stack([tilted(shares, ratio, rows) for ratio in ratios])
-    return Aspect(name, shares, given, group, Bank.of(ratios, shares, unlucky), rows)
+    return Aspect(name, shares, Bank.of(ratios, shares, unlucky), rows)
 
 
 def _score_cell(bins: Ints) -> Ints:

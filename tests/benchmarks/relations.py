@@ -98,6 +98,17 @@ def delay(runs: int = 40) -> None:
         )
 
 
+def lasting(runs: int = 12, labels: int = 30_000) -> None:
+    """A change that lasts is one alarm, and is not called calm while it lasts."""
+    for before, after in ((0.1, 0.2), (0.25, 0.37), (0.25, 0.31)):
+        counts = []
+        for seed in range(runs):
+            concept, rng = watch(wrong(before), 20_000, seed), np.random.default_rng(seed)
+            known = len(told(concept, rng, wrong(before), 0, 10_000))
+            counts.append(known + len(told(concept, rng, wrong(after), 10_000, labels)))
+        print(f"{before:.0%} to {after:.0%} for {labels:,} labels: {counts} alarms, one each is wanted")
+
+
 def clean(labels: int = 240_000, streams: int = 4) -> None:
     """Nothing changes."""
     for name, usual in (("10 % wrong", wrong(0.1)), ("with scores", scored())):
@@ -135,6 +146,6 @@ def _kinds(usual: Draw, after: Draw, runs: int) -> str:
 
 
 if __name__ == "__main__":
-    parts: dict[str, Callable[[], None]] = {"delay": delay, "clean": clean, "relation": relation}
+    parts: dict[str, Callable[[], None]] = {"delay": delay, "lasting": lasting, "clean": clean, "relation": relation}
     for part in sys.argv[1:] or parts:
         parts[part]()

@@ -172,6 +172,26 @@ def test_errors_that_double_are_found_and_dated_by_their_predictions() -> None:
     assert found.detail.startswith("error rate 10 % -> ")
 
 
+@pytest.mark.parametrize(("before", "after"), [(0.1, 0.2), (0.25, 0.37), (0.25, 0.31)])
+def test_a_change_that_lasts_is_one_alarm_and_calms_after_it(before: float, after: float) -> None:
+    """Whatever chance raised the alarm, it is not called over while errors are raised, and soon when they are not."""
+
+    def errors(rng: np.random.Generator, rate: float, n: int) -> Joined:
+        return binary(np.full(n, 0.9), (rng.random(n) >= rate).astype(int))
+
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        concept = of(errors(rng, before, 20_000), budget="1 per 1000000 events")
+        assert not feed(concept, errors(rng, before, 5_000))
+        turns = feed(concept, errors(rng, after, 20_000), 5_000)
+        told = [turn.aspect for turn in turns if not turn.is_again]
+        assert sorted(told) == ["calibration", "error_rate"], seed
+        assert not any(turn.is_calm for turn in turns), seed
+        over = feed(concept, errors(rng, before, 10_000), 25_000)
+        assert sorted(turn.aspect for turn in over if turn.is_calm) == ["calibration", "error_rate"], seed
+        assert all(turn.is_calm for turn in over), seed
+
+
 def test_a_relation_that_turns_is_concept_drift_and_inputs_that_move_are_not(reference: Joined) -> None:
     """Scores condition the ratios: their own move says nothing, truths that leave them do."""
     for slope, shift, kinds in ((-1.5, 0.0, {IncidentKind.CONCEPT_DRIFT}), (1.5, 1.0, set()), (1.5, -1.0, set())):
