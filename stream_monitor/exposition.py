@@ -321,8 +321,12 @@ def _metrics(line: Line, basis: str, key: CohortKey, profile: OutcomeProfile, sa
         samples["performance_upper"].append((labels, found.upper))
         samples["performance_samples"].append((labels, found.samples))
     if line.is_whole:
-        end = start_us / MICROSECONDS + seconds
-        samples["performance_window_end_timestamp_seconds"].append(((*head, basis, window), end))
+        _window_end(head, basis, seconds, start_us, samples)
+
+
+def _window_end(head: tuple[str, str], basis: str, seconds: int, start_us: int, samples: Samples) -> None:
+    labels = (*head, basis, duration_text(seconds))
+    samples["performance_window_end_timestamp_seconds"].append((labels, start_us / MICROSECONDS + seconds))
 
 
 def _labelled(engine: Engine, line: Line, cohort: Cohort, samples: Samples) -> None:
@@ -358,6 +362,8 @@ def _estimates(engine: Engine, line: Line, samples: Samples) -> None:
     for seconds in sorted(engine.config.windows)[:PUBLISHED_WINDOWS]:
         newest = engine.estimates.recent(line, seconds)
         gaps = engine.estimates.gaps(line, seconds) if line.is_whole else {}
+        if line.is_whole and newest is not None:
+            _window_end(head, "estimated", seconds, newest[0][2], samples)
         for name, estimate in headlined({} if newest is None else newest[1]):
             found, labels = estimate.metric(), (name, "estimated", duration_text(seconds))
             if not line.is_whole:

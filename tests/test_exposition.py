@@ -246,5 +246,6 @@ def test_a_wide_model_costs_a_bounded_number_of_series(tmp_path: Path) -> None:
     cohorts = [line for line in lines if line.startswith("stream_monitor_performance_upper{") and '"cohort"' in line]
     for window in map(duration_text, config.windows):
         assert any(f'window="{window}"' in line for line in cohorts)
-    assert any('basis="estimated"' in line for line in lines)
+    ends = [line for line in lines if line.startswith("stream_monitor_performance_window_end_timestamp_seconds{")]
+    assert [sum(f'"{basis}"' in line for line in ends) for basis in ("cohort", "arrival", "estimated")] == [4, 2, 2]
     assert 2_800 < len(lines) <= 3_000
