@@ -266,6 +266,24 @@ def test_a_concept_that_drifts_leaves_the_interval(tmp_path: Path, flipped: bool
     service.store.close()
 
 
+def test_a_gap_is_seen_however_late_labels_come(tmp_path: Path) -> None:
+    """Labels are ten windows behind: those windows are compared whose labels are through, not the newest ones."""
+    config = configured(BINARY)
+    service = Service(tmp_path / "s.duckdb", config, calibrating(config))
+    made = [{**event, "timestamp": START + k} for k, event in enumerate(events(3_000)[:-1])]
+    late = [{**label, "timestamp": label["timestamp"] + 300} for label in labels(made, flipped=True)]
+    service.tell(made, [label for label in late if label["timestamp"] < START + 3_000])
+    row = api(service)[("auc", "1m")]
+    assert row["realised"] is row["adjusted"] is None
+    assert row["outside_windows"] == -8
+    assert "In 8 labelled windows in a row auc was below" in row["gap"]
+    arrival = next(iter(service.engine.estimates.readers().values())).arrival
+    assert arrival is not None
+    assert sum(int(counts.sum()) for counts in arrival.delays.values()) == 2_700
+    assert arrival.lacking((START + 1_000) * 10**6, (START + 1_030) * 10**6) is not None
+    service.store.close()
+
+
 @pytest.mark.parametrize("model", [BINARY, REGRESSION])
 def test_the_adjusted_estimate_becomes_what_labels_show(tmp_path: Path, model: Row) -> None:
     """None before labels; with half of them its interval is narrower; with all it is the realised figure; so in the past."""
