@@ -173,7 +173,7 @@ def cohorts(year: HalfYear, days: int) -> dict[int, tuple[int, float]]:
 def main() -> int:
     """Live it and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--a-day", type=int, default=500)
+    parser.add_argument("--a-day", type=int, default=200)
     options = parser.parse_args()
     hold_memory()
     year = drawn(np.random.default_rng(1), options.a_day)
