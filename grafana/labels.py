@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana.board import LABELS, Board, baselines, choice, incidents
 from grafana.panels import Builder, Column, Query, Row, heat, lines, matrix, number, pairs, rows
-from grafana.queries import series
+from grafana.queries import expected, series
 
 WHO = {"model": "$model", "version": "$version"}
 MEASURED = {**WHO, "metric": "$metric", "window": "$window"}
@@ -53,7 +53,7 @@ def _now() -> list[Builder]:
                width=3),
         number("Expected $metric", "What to expect of all predictions of the newest closed window, from scores and inputs, "
                "before their labels. Good: near the metric beside it once its labels are through.",
-               f"max({series('performance', **MEASURED, basis='estimated')})", decimals=3, empty=NO_ESTIMATE, width=3),
+               f"max({expected('performance', **MEASURED)})", decimals=3, empty=NO_ESTIMATE, width=3),
         number("Labelled", "Share of that window's predictions whose truth is known. Good: what it usually ends at; with "
                "little of it the metric is of the early labels alone.",
                f"max({series('label_coverage_ratio', **WHO, window='$window')})", unit="percentunit", decimals=0,
@@ -61,7 +61,7 @@ def _now() -> list[Builder]:
         number("Labelled / usual", "The same over what it usually is by now. Good: near 1. Far below: labels are late, and "
                "what is said of errors waits.", f"max({NOW_COVERED} / {USUALLY})", steps=AS_USUAL, decimals=2,
                empty="not known yet", width=3),
-        number("Half of the labels within", "Median time from a prediction to its label. Good: as usual.",
+        number("Median delay", "Time from a prediction to its label that half of the labels take at most. Good: as usual.",
                f"histogram_quantile(0.5, sum by (le) (increase({series('label_delay_seconds_bucket', model='$model')}[1h])))",
                unit="s", empty=NO_LABELS, width=3),
         number("Waiting", "Predictions without a label yet. Good: steady.", f"sum({series('pending_predictions', **WHO)})",
@@ -90,10 +90,10 @@ def _labels() -> list[Builder]:
                      "{{truth}}, {{percentile}} %")], unit="s", width=8, empty=NO_LABELS),
         lines("Delay of labels", "Time from prediction to label within which half, 90 % and 99 % of them come, read from "
               "buckets: between bounds it is a straight line. Good: flat.",
-              [Query(f"histogram_quantile({q}, {DELAYS})", name) for q, name in quantiles], unit="s", width=8, empty=NO_LABELS),
+              [Query(f"histogram_quantile({q}, {DELAYS})", name) for q, name in quantiles], unit="s", empty=NO_LABELS),
         lines("What became of labels", "Labels a second by their fate. Good: nearly all matched. Corrected is a truth that "
               "changed; duplicates cost nothing. Labels that never meet a prediction point to ids that differ.",
-              [Query(TRUTHS, "{{outcome}}")], unit="eps", stacked=True, width=8, empty=NO_LABELS),
+              [Query(TRUTHS, "{{outcome}}")], unit="eps", stacked=True, empty=NO_LABELS),
     ]  # fmt: skip
 
 
@@ -124,9 +124,9 @@ def _performance() -> list[Builder]:
               "interval (dotted) for what all its labels will show, and what labels show of the newest one that has some: "
               "where they take longer than a window, the expectation runs ahead. Good: realised within the interval. Beside "
               "it for window after window: the relation of inputs and truth has changed, or early labels are not like late ones.",
-              [Query(f"max({series('performance', **MEASURED, basis='estimated')})", "expected"),
-               Query(f"max({series('performance_lower', **MEASURED, basis='estimated')})", "expected, lower"),
-               Query(f"max({series('performance_upper', **MEASURED, basis='estimated')})", "expected, upper"),
+              [Query(f"max({expected('performance', **MEASURED)})", "expected"),
+               Query(f"max({expected('performance_lower', **MEASURED)})", "expected, lower"),
+               Query(f"max({expected('performance_upper', **MEASURED)})", "expected, upper"),
                Query(f"max({series('performance', **measured)})", "realised")],
               faint="lower|upper", least=None, decimals=3, height=9, width=16, empty=NO_LABELS),
         lines("Windows in a row outside of what was expected", "How many labelled windows in a row, up to the newest, lie above "

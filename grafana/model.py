@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana.board import FEATURE_LINK, INCIDENT_URL, MODEL, Board, baselines, choice, incidents
 from grafana.panels import GOOD_IS_ZERO, RATIO, Builder, Column, Query, Row, heat, lines, number, rows, states
-from grafana.queries import grown, series
+from grafana.queries import expected, grown, series
 
 WHO = {"model": "$model", "version": "$version"}
 DRIFT = {**WHO, "window": "$window", "reference": "baseline"}
@@ -119,22 +119,22 @@ def _quality() -> list[Builder]:
                Query(f"max by (bound) ({series('performance_objective', **limit)})", "objective ({{bound}})")],
               dashed="baseline|objective", faint="lower|upper", least=None, width=16, height=9, decimals=3,
               empty="no labels yet"),
-        lines("$metric expected before labels", "What to expect of the newest closed window's predictions, from scores and "
-              "inputs, with its 95 % interval (dotted); beside it what labels show so far. Good: together. A gap that stays "
-              "is what the inputs do not explain: the relation has changed.",
-              [Query(f"max by (version) ({series('performance', **MEASURED, basis='estimated')})", "{{version}} expected"),
-               Query(f"max by (version) ({series('performance_lower', **MEASURED, basis='estimated')})",
-                     "{{version}} expected, lower"),
-               Query(f"max by (version) ({series('performance_upper', **MEASURED, basis='estimated')})",
-                     "{{version}} expected, upper"),
-               Query(f"max by (version) ({series('performance', **MEASURED, basis='cohort')})", "{{version}} realised")],
-              faint="lower|upper", least=None, width=16, height=9, decimals=3,
-              empty="nothing is expected: no scores, or no truth in the baseline"),
         lines("By prediction or by arrival of the label", "The same metric of the predictions made in a window (cohort) and of "
               "the labels that came in it (arrival). Good: close to each other. Arrival moves first when the world changes "
               "while labels are quick; a gap means that early labels are not like late ones.",
               [Query(f"max by (version, basis) ({series('performance', **MEASURED, basis='cohort|arrival')})",
                      "{{basis}} ({{version}})")], least=None, width=8, height=9, decimals=3, empty="no labels yet"),
+        lines("$metric expected before labels", "What to expect of the newest closed window's predictions, from scores and "
+              "inputs, with its 95 % interval (dotted); beside it what labels show so far. Good: together. A gap that stays "
+              "is what the inputs do not explain: the relation has changed.",
+              [Query(f"max by (version) ({expected('performance', **MEASURED)})", "{{version}} expected"),
+               Query(f"max by (version) ({expected('performance_lower', **MEASURED)})",
+                     "{{version}} expected, lower"),
+               Query(f"max by (version) ({expected('performance_upper', **MEASURED)})",
+                     "{{version}} expected, upper"),
+               Query(f"max by (version) ({series('performance', **MEASURED, basis='cohort')})", "{{version}} realised")],
+              faint="lower|upper", least=None, width=24, height=9, decimals=3,
+              empty="nothing is expected: no scores, or no truth in the baseline"),
     ]  # fmt: skip
 
 

@@ -30,6 +30,16 @@ def series(name: str, **matchers: str) -> str:
     return f"{full}{{{', '.join([JOB, *(matcher(label, value) for label, value in matchers.items())])}}}"
 
 
+def expected(name: str, **matchers: str) -> str:
+    """What is expected of a window before its labels, where the window has enough rows to expect anything of."""
+    rows = series("performance_samples", **matchers, basis="estimated")
+    return f"{series(name, **matchers, basis='estimated')} and {rows} >= {FEWEST_EXPECTED}"
+
+
+FEWEST_EXPECTED = 30
+"""Predictions; an interval from 0 to 1 would flatten all that follows."""
+
+
 def grown(by: str, span: str, name: str, **matchers: str) -> str:
     """How much counters grew in a span; unlike `increase` it sees the first count of one that is new."""
     now = f"sum by ({by}) ({series(name, **matchers)})"
