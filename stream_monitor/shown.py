@@ -2,7 +2,9 @@
 
 Cohorts are looked at from the newest that is old enough back to the first with a label, each but once: what was looked at
 is remembered, and of what had too few labels the newest few are looked at again. So what is shown never goes back to an
-earlier cohort, but once, when it becomes known when labels are through. Segments show the same window as their whole.
+earlier cohort, but once, when it becomes known when labels are through. When that is forgotten again (a promoted baseline
+has it learnt anew, or ever fewer labels come), the age stays and the cohorts are not called ripe. Segments show the same
+window as their whole.
 """
 
 from __future__ import annotations
@@ -58,7 +60,7 @@ class Cohort:
 class _Place:
     """Starts of windows of one version, outcome and length: what is shown, how far was looked, what is covered."""
 
-    is_known: bool  # whether it was known when labels are through
+    through_us: int | None  # the age by which labels are through, as it was last known
     shown_us: int = NO_TIME
     is_ripe: bool = False
     looked_us: int = NO_TIME
@@ -101,14 +103,17 @@ class Shown:
         first_us = labels.since_us(number, outcome)
         if first_us is None or engine.sealed_us is None or engine.joined_sealed_us is None:
             return None
-        through_us = labels.through_us(number, outcome)
-        key, is_known = (number, outcome, seconds), through_us is not None
-        if key not in self._places or self._places[key].is_known != is_known:
-            self._places[key] = _Place(is_known)
+        through_us, key = labels.through_us(number, outcome), (number, outcome, seconds)
+        is_first = key in self._places and self._places[key].through_us is None and through_us is not None
+        if key not in self._places or is_first:
+            self._places[key] = _Place(through_us)
         place, span = self._places[key], seconds * MICROSECONDS
-        until_us = min(engine.sealed_us, engine.joined_sealed_us - (through_us or 0))
-        newest = window_start(until_us if is_known else engine.sealed_us, seconds) - span
-        is_final = place.is_ripe or not is_known  # what is older than this one is not wanted any more
+        place.through_us = place.through_us if through_us is None else through_us
+        until_us = engine.sealed_us
+        if place.through_us is not None:
+            until_us = min(until_us, engine.joined_sealed_us - place.through_us)
+        newest = window_start(until_us, seconds) - span
+        is_final = place.is_ripe or through_us is None  # what is older than this one is not wanted any more
         oldest = max(
             window_start(first_us, seconds),
             newest - min(engine.config.label_horizon * MICROSECONDS, MOST_LOOKED * span),
@@ -117,12 +122,14 @@ class Shown:
         )
         for begin in range(newest, oldest - span, -AT_ONCE * span):
             starts = list(range(begin, max(begin - AT_ONCE * span, oldest - span), -span))
-            if self._take(place, number, outcome, seconds, starts):
+            if self._take(place, number, outcome, seconds, starts, is_known=through_us is not None):
                 break
         place.looked_us = max(place.looked_us, newest)
         return place
 
-    def _take(self, place: _Place, number: int, outcome: int, seconds: int, starts: list[int]) -> bool:
+    def _take(
+        self, place: _Place, number: int, outcome: int, seconds: int, starts: list[int], *, is_known: bool
+    ) -> bool:
         """Look at some cohorts, the newest first; whether one of them ends the search."""
         cohorts, labels = self.engine.outcomes.cohorts, self.engine.outcomes.labels
         line, now_us = self.engine.versions[number].whole().number, self.engine.joined_sealed_us
@@ -132,17 +139,17 @@ class Shown:
             made, profile = cohorts.made(line, seconds, start), cohorts.profile((line, outcome, seconds, start))
             if not made:
                 continue
-            if place.is_known:
+            if place.through_us is not None:
                 place.covered_us = max(place.covered_us, start)
             labelled = 0 if profile is None else profile.rows + profile.unusable
             end_us = start + seconds * MICROSECONDS
             ripeness = labels.ripeness(number, outcome, end_us=end_us, made=made, labelled=labelled, now_us=now_us)
             is_ripe = ripeness is Ripeness.RIPE and labelled > 0
             is_enough = labelled >= FEWEST_LABELS or 0 < FULL * made <= labelled
-            if is_ripe or (is_enough and (not place.is_known or place.shown_us == NO_TIME)):
+            if is_ripe or (is_enough and (not is_known or place.shown_us == NO_TIME)):
                 place.shown_us, place.is_ripe = start, is_ripe
-                if not place.is_known:
+                if place.through_us is None:
                     place.covered_us = start
-                if is_ripe or not place.is_known:
+                if is_ripe or not is_known:
                     return True
         return False

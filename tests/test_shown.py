@@ -145,6 +145,21 @@ def test_labels_that_stay_away_leave_the_last_ripe_cohort_and_show_in_the_covera
     assert gauges(story, "label_coverage_ratio")["1h"] == 1
 
 
+def test_a_habit_that_is_learnt_anew_shows_cohorts_of_the_same_age(begin: Callable[..., Story]) -> None:
+    """Not the young ones, as if nothing had been known: that would be a jump there and one back."""
+    story = begin()
+    for number in range(14):
+        day(story, number, delay=2 * DAY)
+    before = gauges(story, "performance_window_end_timestamp_seconds")
+    story.engine.outcomes.labels.relearn(0)
+    for number in (14, 15):
+        day(story, number, delay=2 * DAY)
+        after = gauges(story, "performance_window_end_timestamp_seconds")
+        assert after["1h"] == before["1h"] + DAY
+        before = after
+    assert gauges(story, "performance_ripe")["1h"] == 0
+
+
 def test_a_restart_shows_the_same(begin: Callable[..., Story]) -> None:
     """It is found again in the state file."""
     story = begin()
