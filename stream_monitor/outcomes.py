@@ -19,7 +19,7 @@ from stream_monitor.cohorts import CohortKey, Cohorts
 from stream_monitor.config import duration_text
 from stream_monitor.holding import Arrived, Holding
 from stream_monitor.judge.calibrate import LABELS_SHARE, Budget
-from stream_monitor.judge.concept import Concept, Turn
+from stream_monitor.judge.concept import RING, Concept, Turn
 from stream_monitor.judge.detectors import DetectorBank
 from stream_monitor.judge.performance import (
     error_shift,
@@ -69,6 +69,9 @@ log = logging.getLogger(__name__)
 
 LEARN_LABELS = 1_000
 """Without truth in the baseline, errors are judged by the first 1,000 labelled predictions."""
+
+SEGMENT_RING = 1_024
+"""Truths remembered of a segment: its watch is for what is large in a small part, and there may be fifty of them."""
 
 RECENT_ERRORS = 64
 USUAL_ERRORS = 2_048
@@ -278,6 +281,7 @@ class Outcomes:
             if number == line.number:
                 held.reference = self._reference(line, outcome, held.task) or held.reference
                 held.concept = held.stored_concept = held.kinds = None
+                held.learnt = held.learnt if line.is_whole else OutcomeProfile(held.task, held.positive_label)
                 self.engine.store.drop_states("concept", [f"{number}/{outcome}"])
                 held.detect_anew(DetectorBank(1, makes=self.engine.config.drift.detectors))
                 self._dirty_arrivals.add((number, outcome))
@@ -408,7 +412,9 @@ class Outcomes:
 
     def _heed(self, line: Line, outcome: int, held: _Arrivals, part: Arrived, changed: dict[str, Incident]) -> None:
         """Learn from truths that are a fair sample, or watch them."""
-        part = part.take(self.labels.representative(self._version_of(line), outcome, part.made_us, part.time_us))
+        version = self._version_of(line)
+        part = part.take(self.labels.representative(version, outcome, part.made_us, part.time_us))
+        every = part
         if held.reference is None:
             wanted = LEARN_LABELS - held.learnt.rows - held.learnt.unusable
             held.learnt.add(part.joined.take(np.arange(min(wanted, len(part)))))
@@ -419,19 +425,41 @@ class Outcomes:
             self._watch(line, outcome, held, part, changed)
             if self.engine.config.drift.detectors:
                 self._detect(line, held, part.joined, part.time_us, part.made_us, changed)
+        for of, row in self.cohorts.lines(version, every.segment):
+            if not of.is_whole:
+                self._heed_segment(of, outcome, every.take(row), changed)
+
+    def _heed_segment(self, line: Line, outcome: int, part: Arrived, changed: dict[str, Incident]) -> None:
+        """The same for a segment, by its own first labels: some are harder than others, and always were."""
+        held = self._arrivals.get((line.number, outcome))
+        if held is None:
+            return  # it had no line yet when they arrived
+        self._dirty_arrivals.add((line.number, outcome))
+        wanted = LEARN_LABELS - held.learnt.rows - held.learnt.unusable
+        if wanted > 0:
+            held.learnt.add(part.joined.take(np.arange(min(wanted, len(part)))))
+            part = part.take(np.arange(min(wanted, len(part)), len(part)))
+        if len(part):
+            self._watch(line, outcome, held, part, changed)
 
     # -- concept ---------------------------------------------------------------------------------
 
     def _concept(self, line: Line, held: _Arrivals, at_us: int) -> Concept | None:
         """The watch over the truths of an outcome; None where the reference has too few."""
-        if held.concept is not None or held.reference is None:
+        reference = held.reference if line.is_whole else held.learnt
+        if held.concept is not None or reference is None:
             return held.concept
-        relation = Relation.of(held.reference)
+        relation = Relation.of(reference)
         if relation is None:
             return None
         drift = self.engine.config.drift
-        share = self._share_at(line, at_us)
-        held.concept = Concept(relation, Budget.parse(drift.false_alarms), share, drift.minimum_effect)
+        held.concept = Concept(
+            relation,
+            Budget.parse(drift.false_alarms),
+            self._share_at(line, at_us),
+            drift.minimum_effect,
+            remembered=RING if line.is_whole else SEGMENT_RING,
+        )
         if held.stored_concept is not None and not held.concept.restore(held.stored_concept):
             log.warning("charts_of_errors_begin_anew", extra=fields(model=line.key.model, version=line.key.version))
             line.book.reconcile(set(), of_labels=True)
@@ -441,11 +469,20 @@ class Outcomes:
     def _share_at(self, line: Line, at_us: int) -> float:
         """Its part of the budget: a fifth is for what labels show, in equal parts for the outcomes known by then.
 
-        Of that fifth, late labels and objectives have their parts.
+        Of that fifth, late labels and objectives have their parts. With segments configured the whole version gets half of
+        the rest; a label belongs to one segment of each key, and time passes for every segment that may be.
         """
-        firsts = [held.first_us for (number, _), held in self._arrivals.items() if number == line.number]
-        objectives = OBJECTIVES_SHARE if self.engine.config.model(line.key.model).objectives else 0.0
+        config = self.engine.config
+        whole = self.engine.versions[self._version_of(line)].whole()
+        firsts = [held.first_us for (number, _), held in self._arrivals.items() if number == whole.number]
+        objectives = OBJECTIVES_SHARE if config.model(line.key.model).objectives else 0.0
         charts = LABELS_SHARE * (1 - LATE_SHARE - objectives)
+        keys = config.model(line.key.model).segments
+        if keys:
+            charts /= 2
+        if not line.is_whole:
+            is_of_events = Budget.parse(config.drift.false_alarms).events is not None
+            charts /= len(keys) if is_of_events else config.limits.segments
         return charts / max(sum(NO_TIME < first <= at_us for first in firsts), 1)
 
     def _watch(self, line: Line, outcome: int, held: _Arrivals, part: Arrived, changed: dict[str, Incident]) -> None:
@@ -453,9 +490,8 @@ class Outcomes:
         if concept is None:
             return
         segments = self.engine.names.segments
-        names = {
-            code: [f"{key} is {value}" for key, value in segments[code]] for code in np.unique(part.segment).tolist()
-        }
+        codes = np.unique(part.segment).tolist() if line.is_whole else []
+        names = {code: [f"{key} is {value}" for key, value in segments[code]] for code in codes}
         turns = concept.update(
             part.joined,
             part.made_us,
@@ -465,9 +501,18 @@ class Outcomes:
             share_at=lambda t: self._share_at(line, t),
         )
         for turn in turns:
+            if self._is_told_of_the_whole(line, outcome, turn):
+                continue
             noted = self._tell(line, outcome, held, turn)
             self.engine.count_opened(noted, now_us=turn.time_us)
             changed.update({incident.id: incident for incident in noted})
+
+    def _is_told_of_the_whole(self, line: Line, outcome: int, turn: Turn) -> bool:
+        """A segment that changes with its model is no news beside it."""
+        if line.is_whole or turn.is_calm:
+            return False
+        whole = self.engine.versions[self._version_of(line)].whole()
+        return whole.book.stood(turn.kind, self._called(outcome, turn.aspect), at_us=turn.time_us)
 
     def _tell(self, line: Line, outcome: int, held: _Arrivals, turn: Turn) -> list[Incident]:
         """Bring what the watch found to the book."""
@@ -475,7 +520,7 @@ class Outcomes:
         name = self._called(outcome, turn.aspect)
         if turn.is_calm:
             return line.book.calm(turn.kind, name, now_us=turn.time_us)
-        if not turn.is_again:
+        if line.is_whole and not turn.is_again:
             self.engine.count("detector_changes", 1, model=line.key.model, version=line.key.version,
                               feature=name, detector="charts")  # fmt: skip
         detail = f"{turn.detail}; {self._why(line, held, turn)}" + (f", {turn.worst}" if turn.worst else "")
@@ -501,7 +546,9 @@ class Outcomes:
         Inputs moved if features or predictions stood in an incident while the predictions were made whose errors rose.
         """
         assert held.concept is not None
-        stood = line.book.stood_between(INPUTS, turn.onset_us, min(turn.newest_us, turn.time_us))
+        lines = (line, self.engine.versions[self._version_of(line)].whole())
+        until_us = min(turn.newest_us, turn.time_us)
+        stood = sorted({found for of in lines for found in of.book.stood_between(INPUTS, turn.onset_us, until_us)})
         broken = [subject for group, subject in stood if group == BROKEN]
         moved = [subject for group, subject in stood if group != BROKEN]
         if broken:

@@ -233,6 +233,32 @@ def test_a_relation_that_changes_is_dated_by_its_predictions_and_survives_a_rest
     assert drift.closed_us is not None
 
 
+def test_a_segment_that_changes_alone_has_an_incident_of_its_own(tmp_path: Path) -> None:
+    """One market of eight is wrong more often from then on, a second one always was: only the first is told of."""
+    story = Story(tmp_path, windows=["1h"], drift={"learn_from": 10**6})
+    draw = random.Random(5)
+
+    def rate(number: int) -> float:
+        return 0.3 if number % 8 == 1 else 0.6 if number % 8 == 3 and 10_000 <= number < 10_800 else 0.1
+
+    wrong = [draw.random() < rate(n) for n in range(16_000)]
+    told: dict[str, Incident] = {}
+    for start in range(0, 16_000, 2_000):
+        events, labels = traffic(start, start + 2_000, wrong.__getitem__)
+        events = [{**e, "segment": {"market": f"m{e['inference_id'] % 8}"}} for e in events]
+        told |= {i.id: i for i in story.tell(events, labels) if i.kind == "concept_drift"}
+        if start == 8_000:
+            story.restart()
+    story.close()
+    [incident] = [i for i in told.values() if i.line.segment]
+    assert incident.line.segment == (("market", "m3"),)
+    assert incident.onset_us == pytest.approx((START + 1_000) * 10**6, abs=20 * 10**6)
+    assert incident.opened_us < (START + 1_060) * 10**6
+    assert incident.closed_us is not None
+    assert "m3" not in incident.subjects[0].detail
+    assert all(i.opened_us > incident.opened_us for i in told.values() if not i.line.segment)
+
+
 def test_an_incident_of_a_detector_ends_when_no_labels_come(tmp_path: Path) -> None:
     """Nothing will ever say that the errors are calm again: after an hour of traffic without a truth it is closed."""
     never_wrong = "1 per 1000000000000000000000000000000d"  # the charts would have to be surer than they can be here

@@ -104,7 +104,8 @@ class _Sums:
 class Concept:
     """The watch over one outcome of one line. `update` in any chunks, stored and restored in between, finds the same.
 
-    `share`: the part of the `budget` it may spend. It does not depend on how rows are cut, nor on a clock.
+    `share`: the part of the `budget` it may spend. `remembered`: the truths among which an onset is looked for. It does
+    not depend on how rows are cut, nor on a clock.
     """
 
     relation: Relation
@@ -112,6 +113,7 @@ class Concept:
     share: float
     minimum_effect: float
     traffic: Traffic = field(default_factory=Traffic)
+    remembered: int = RING
     _sums: list[_Sums] = field(init=False)
     _ring: pa.Table = field(init=False)
 
@@ -172,7 +174,7 @@ class Concept:
             for place in range(len(self._sums)):
                 turns = self._walk(place, part, known, names)
                 found += [replace(turn, at=turn.at + start) for turn in turns]
-            self._ring = known.slice(max(0, len(known) - RING)).combine_chunks()
+            self._ring = known.slice(max(0, len(known) - self.remembered)).combine_chunks()
             if self.traffic.add(part["time_us"].to_numpy()):
                 self.share = share_at(int(part["time_us"][-1].as_py()))
                 self._set_limits()
@@ -200,7 +202,7 @@ class Concept:
             row += at + 1
             over = np.flatnonzero(sums.level >= sums.limit)
             best = int(over[np.argmax(sums.level[over] / sums.limit[over])])
-            told = known.slice(max(0, before + row - RING), min(before + row, RING))
+            told = known.slice(max(0, before + row - self.remembered), min(before + row, self.remembered))
             turn = self._turn(place, best, told, names, row - 1)
             if turn.effect < self.minimum_effect:
                 sums.level[over], sums.since[over] = 0, 0  # beyond chance, but too small to matter: it starts anew
@@ -244,7 +246,7 @@ class Concept:
         if len(twice) and not held.was_told_again:
             held.was_told_again = True
             end = before + row + int(twice[0]) + 1
-            told = known.slice(max(0, end - RING), min(end, RING))
+            told = known.slice(max(0, end - self.remembered), min(end, self.remembered))
             turn = self._turn(place, held.alternative, told, names, row + int(twice[0]))
             found.append(replace(turn, kind=IncidentKind(held.kind), is_again=True))
         held.level, held.peak = level[stop].tolist(), int(peak[stop])

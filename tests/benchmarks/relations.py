@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -133,6 +134,73 @@ def relation(runs: int = 20) -> None:
     print(f"harder cases, relation unchanged: {_kinds(hard, scored(), runs)}")
 
 
+def _always(share: float, _: int) -> float:
+    return share
+
+
+def segments(runs: int = 10, markets: int = 8) -> None:
+    """One market of eight is wrong in 30 % instead of 10 %: the whole with all of the budget, or half of it shared."""
+    in_one, named = 3, 0
+    alone: list[int] = []
+    heard: list[int] = []
+    for seed in range(runs):
+        rng = np.random.default_rng(seed)
+        names = {k: [f"market is {k}"] for k in range(markets)}
+        market = rng.integers(0, markets, 14_000)
+        said = (rng.random(14_000) < 0.5).astype(np.float64)
+        rate = np.where((market == in_one) & (np.arange(14_000) >= 2_000), 0.3, 0.1)
+        joined = labelled(said, np.where(rng.random(14_000) < rate, 1 - said, said), with_scores=False)
+        made = np.arange(14_000) * (86_400 * SECOND // LABELS_A_DAY)
+        every, mine = np.arange(14_000), np.flatnonzero(market == in_one)
+        for share, rows, watched in (
+            (1.0, every, watch(wrong(0.1), 10_000, seed)),
+            (0.5, mine, watch(wrong(0.1), 1_000, seed)),
+        ):
+            part = LABELS_SHARE * share
+            watched.share = part
+            watched._set_limits()
+            turns = watched.update(
+                joined.take(rows), made[rows], made[rows] + LATE_US, market[rows], names=names,
+                share_at=partial(_always, part),
+            )  # fmt: skip
+            found = [(int(rows[turn.at]), turn) for turn in turns if not turn.is_calm and rows[turn.at] >= 2_000]
+            (alone if share == 1.0 else heard).append(found[0][0] - 2_000 if found else 12_000)
+            named += share == 1.0 and any(f"market is {in_one}" in turn.worst for _, turn in found)
+    print(
+        f"10 % to 30 % in one of {markets} markets: the whole finds it after {np.median(alone):.0f} labels (median of {runs}, "
+        f"at most 12,000 seen) and names it in {named}, the market by itself after {np.median(heard):.0f} labels of all"
+    )
+
+
+def classes(runs: int = 20, many: int = 10) -> None:
+    """A class of 5 % of rows is wrong in 60 % instead of 10 %, of ten classes."""
+    shares = np.append(np.full(many - 1, 0.95 / (many - 1)), 0.05)
+    names = np.array([f"class {k}" for k in range(many)], object)
+
+    def draw(rng: np.random.Generator, n: int, rate: float = 0.1) -> Joined:
+        truth = rng.choice(many, n, p=shares)
+        is_wrong = rng.random(n) < np.where(truth == many - 1, rate, 0.1)
+        said, nothing = np.where(is_wrong, (truth + rng.integers(1, many, n)) % many, truth), np.full(n, np.nan)
+        return Joined(pa.array(names[truth]), nothing, pa.array(names[said]), nothing, nothing, nothing)
+
+    delays, named = [], 0
+    for seed in range(runs):
+        reference = OutcomeProfile(Task.MULTICLASS)
+        reference.add(draw(np.random.default_rng(10_000 + seed), 10_000))
+        relation_of = Relation.of(reference)
+        assert relation_of is not None
+        concept, rng = Concept(relation_of, BUDGET, LABELS_SHARE, 0.1), np.random.default_rng(seed)
+        told(concept, rng, draw, 0, 2_000)
+        hits = told(concept, rng, lambda r, n: draw(r, n, 0.6), 2_000, 8_000)
+        if hits:
+            delays.append(hits[0][0] + 1 - 2_000)
+            named += f"the truth is class {many - 1}" in hits[0][1].worst
+    print(
+        f"10 % to 60 % in a class of 5 %: found {len(delays)} of {runs}, median after {np.median(delays):.0f} labels, "
+        f"named in {named}"
+    )
+
+
 def _kinds(usual: Draw, after: Draw, runs: int) -> str:
     kinds = []
     for seed in range(runs):
@@ -146,6 +214,13 @@ def _kinds(usual: Draw, after: Draw, runs: int) -> str:
 
 
 if __name__ == "__main__":
-    parts: dict[str, Callable[[], None]] = {"delay": delay, "lasting": lasting, "clean": clean, "relation": relation}
+    parts: dict[str, Callable[[], None]] = {
+        "delay": delay,
+        "lasting": lasting,
+        "clean": clean,
+        "relation": relation,
+        "segments": segments,
+        "classes": classes,
+    }
     for part in sys.argv[1:] or parts:
         parts[part]()
