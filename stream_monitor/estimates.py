@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -185,6 +186,7 @@ class Estimates:
         self._readings: dict[int, _Reading] = {}
         self._found: dict[WindowKey, dict[str, Expected]] = {}
         self._beside: dict[tuple[int, int], tuple[list[object], dict[str, Beside]]] = {}
+        self._delayed_classes: tuple[int, Mapping[int, list[str]]] = (0, {})
 
     # -- predictions made ------------------------------------------------------------------------
 
@@ -425,15 +427,29 @@ class Estimates:
         now_us, names = self.engine.joined_sealed_us, self.engine.names.outcomes
         if isinstance(estimator, LossEstimator) or now_us is None or OUTCOME not in names:
             return None
-        outcome = names.index(OUTCOME)
-        classes = ["1", "0"] if estimator.task is Task.BINARY else list(estimator.classes)
-        delays = {name: np.zeros(len(CLASS_DELAY_BOUNDS_SECONDS) + 1, np.int64) for name in classes}
-        for (v, o, label), counts in self.engine.truth.ledger.class_delays.items():
-            name = label if estimator.task is not Task.BINARY else "1" if label == estimator.positive_label else "0"
-            if (v, o) == (version, outcome) and name in delays:
-                delays[name] += np.array(counts, np.int64)
+        outcome, held = names.index(OUTCOME), self.engine.truth.ledger.class_delays
+        is_binary = estimator.task is Task.BINARY
+        delays = {
+            name: np.zeros(len(CLASS_DELAY_BOUNDS_SECONDS) + 1, np.int64)
+            for name in (("1", "0") if is_binary else estimator.classes)
+        }
+        for label in self._delayed(outcome).get(version, ()):
+            name = label if not is_binary else "1" if label == estimator.positive_label else "0"
+            if name in delays:
+                delays[name] += np.array(held.get((version, outcome, label), 0), np.int64)
         final = self.engine.outcomes.labels.usual_coverage(version, outcome, 0, 0, NEVER_US)
         return Arrival(delays, CLASS_DELAY_BOUNDS_SECONDS, final, now_us)
+
+    def _delayed(self, outcome: int) -> Mapping[int, list[str]]:
+        """The classes whose delays are known, by version; found anew when there are more or fewer of them."""
+        held = self.engine.truth.ledger.class_delays
+        if self._delayed_classes[0] != len(held):
+            found: dict[int, list[str]] = defaultdict(list)
+            for version, which, label in held:
+                if which == outcome:
+                    found[version].append(label)
+            self._delayed_classes = (len(held), found)
+        return self._delayed_classes[1]
 
     # -- the store -------------------------------------------------------------------------------
 
