@@ -45,7 +45,7 @@ def board() -> Board:
 def _now() -> list[Builder]:
     value = series("performance", **MEASURED, basis="cohort")
     return [
-        number("$metric", "The metric of the newest closed window of predictions that has labels. Good: the baseline's value "
+        number("$metric", "The metric of the newest window of predictions whose labels are through. Good: the baseline's value "
                "within its interval, see below.", f"max({value})", decimals=3, empty=NO_LABELS, width=3),
         number("Baseline's $metric", "The same on the baseline: what the model was accepted with. Good: the panel "
                "beside it near this.",
@@ -74,12 +74,12 @@ def _now() -> list[Builder]:
 def _labels() -> list[Builder]:
     quantiles = ((0.5, "half"), (0.9, "90 %"), (0.99, "99 %"))
     return [
-        lines("Cohorts maturing: labelled share by window", "Share of predictions with a label, in the newest closed window of "
-              "each length. Good: flat lines; the longer window lies higher, for its labels had more time. A fall is a label "
-              "pipeline that stands, and quality below grows blind with it.",
+        lines("Cohorts maturing: labelled share by window", "Share of predictions with a label, in the newest window of each "
+              "length that should be labelled by now. Good: flat lines; the longer window lies higher, for its labels had "
+              "more time. A fall is a label pipeline that stands, and quality below grows blind with it.",
               [Query(f"max by (window) ({series('label_coverage_ratio', **WHO)})", "{{window}}")],
               unit="percentunit", most=1, width=8, empty=NO_LABELS),
-        lines("Labelled now and usually", "Share of the newest closed window's predictions with a label, and what it usually "
+        lines("Labelled now and usually", "Share of the newest ripe window's predictions with a label, and what it usually "
               "is by now (dashed), learnt from earlier ones. Good: on each other. Once the line has stayed below the dashed "
               "one for long, an incident `labels_late` says so.",
               [Query(f"max({NOW_COVERED})", "now"), Query(f"max({USUALLY})", "usually by now")],
@@ -90,10 +90,17 @@ def _labels() -> list[Builder]:
                      "{{truth}}, {{percentile}} %")], unit="s", width=8, empty=NO_LABELS),
         lines("Delay of labels", "Time from prediction to label within which half, 90 % and 99 % of them come, read from "
               "buckets: between bounds it is a straight line. Good: flat.",
-              [Query(f"histogram_quantile({q}, {DELAYS})", name) for q, name in quantiles], unit="s", empty=NO_LABELS),
+              [Query(f"histogram_quantile({q}, {DELAYS})", name) for q, name in quantiles], unit="s", width=8, empty=NO_LABELS),
         lines("What became of labels", "Labels a second by their fate. Good: nearly all matched. Corrected is a truth that "
               "changed; duplicates cost nothing. Labels that never meet a prediction point to ids that differ.",
-              [Query(TRUTHS, "{{outcome}}")], unit="eps", stacked=True, empty=NO_LABELS),
+              [Query(TRUTHS, "{{outcome}}")], unit="eps", stacked=True, width=8, empty=NO_LABELS),
+        lines("How old the published window is", "Age of the end of the window of predictions that quality is told of, and the "
+              "age by which labels are usually through (dashed): the newest that is so old is published. Good: just above the "
+              "dashed line. Without that line the habit is unknown, and young windows are published, with their early labels.",
+              [Query(f"time() - max by (window) ({series('performance_window_end_timestamp_seconds', **WHO, basis='cohort')})",
+                     "{{window}}"),
+               Query(f"max({series('label_through_seconds', **WHO)})", "labels are through")],
+              dashed="through", unit="s", width=8, empty=NO_LABELS),
     ]  # fmt: skip
 
 
@@ -103,9 +110,9 @@ def _performance() -> list[Builder]:
              for end in ("lower", "upper", "samples")}  # fmt: skip
     measured = {**MEASURED, "basis": "cohort"}
     return [
-        lines("$metric with its interval", "The metric of the newest closed window of predictions with its 95 % interval "
-              "(dotted), the baseline's value and the objective (dashed). Good: the baseline inside the interval. A wide "
-              "interval means few labels, not a bad model.",
+        lines("$metric with its interval", "The metric of the newest ripe window of predictions, whose labels are through, with "
+              "its 95 % interval (dotted), the baseline's value and the objective (dashed). Good: the baseline inside the "
+              "interval. A wide interval means few labels, not a bad model.",
               [Query(f"max({series('performance', **measured)})", "$metric"),
                Query(f"max({series('performance_lower', **measured)})", "lower"),
                Query(f"max({series('performance_upper', **measured)})", "upper"),
@@ -113,7 +120,7 @@ def _performance() -> list[Builder]:
                Query(f"max by (bound) ({series('performance_objective', model='$model', metric='$metric')})",
                      "objective ({{bound}})")],
               dashed="baseline|objective", faint="lower|upper", least=None, decimals=3, height=9, empty=NO_LABELS),
-        rows("Every metric now and on the baseline", "The newest closed window of predictions with labels. Good: the baseline "
+        rows("Every metric now and on the baseline", "The newest ripe window of predictions. Good: the baseline "
              "between lower and upper. `labels` is how many it is computed from.",
              [Query(now), Query(parts["lower"]), Query(parts["upper"]),
               Query(f"max by (metric) ({series('performance_baseline', **WHO)})"), Query(parts["samples"])],
@@ -121,9 +128,9 @@ def _performance() -> list[Builder]:
               Column("Value #C", "upper", decimals=3), Column("Value #D", "baseline", decimals=3),
               Column("Value #E", "labels", decimals=0)], width=12, empty=NO_LABELS),
         lines("$metric expected and realised", "What was expected of the newest closed window before its labels, with the "
-              "interval (dotted) for what all its labels will show, and what labels show of the newest one that has some: "
-              "where they take longer than a window, the expectation runs ahead. Good: realised within the interval. Beside "
-              "it for window after window: the relation of inputs and truth has changed, or early labels are not like late ones.",
+              "interval (dotted) for what all its labels will show, and what labels show of the newest ripe one: where that "
+              "takes longer than a window, the expectation runs ahead. Good: realised within the interval. Beside it for "
+              "window after window: the relation has changed, or early labels are not like late ones.",
               [Query(f"max({expected('performance', **MEASURED)})", "expected"),
                Query(f"max({expected('performance_lower', **MEASURED)})", "expected, lower"),
                Query(f"max({expected('performance_upper', **MEASURED)})", "expected, upper"),
@@ -151,8 +158,8 @@ def _classes() -> list[Builder]:
     true = series("confidence_predictions", **WHO, came_true="true")
     by_truth = f"sum by (truth, predicted) ({cells})"
     return [
-        matrix("Who was taken for what", "Labelled predictions of the newest cohort: a row for each true class, a column for "
-               "each predicted one. Good: large on the diagonal, where both have one name. A column that grows everywhere is "
+        matrix("Who was taken for what", "Labelled predictions of the newest ripe cohort: a row for each true class, a column "
+               "for each predicted one. Good: large on the diagonal, where both have one name. A column that grows everywhere is "
                "a model that falls back on one class. At most ten classes, the rest together.",
                Query(by_truth), row="truth", column="predicted", height=6, empty=NO_CLASSES),
         lines("Recall of each class", "Share of a true class that was predicted as such. Good: flat lines. One that falls alone "

@@ -58,7 +58,7 @@ def _now() -> list[Builder]:
         number("Events", "Inference events a second. Good: this model's usual traffic.",
                f"sum(rate({series('events_total', **WHO, stream='inference', outcome='summarised')}[$__rate_interval]))",
                unit="eps", decimals=1),
-        number("Labelled", "Share of the newest closed window's predictions whose truth is known. Good: what this model "
+        number("Labelled", "Share of the newest ripe window's predictions whose truth is known. Good: what this model "
                "usually has; quality below is of these alone.",
                f"max({series('label_coverage_ratio', **WHO, window='$window')})", unit="percentunit", decimals=0,
                empty="no labels yet"),
@@ -109,7 +109,7 @@ def _inputs() -> list[Builder]:
 def _quality() -> list[Builder]:
     limit = {"model": "$model", "metric": "$metric"}
     return [
-        lines("$metric with its 95 % interval", "The metric of the newest closed window of predictions, its interval (dotted), "
+        lines("$metric with its 95 % interval", "The metric of the newest ripe window of predictions, its interval (dotted), "
               "the baseline's value and the objective (dashed). Good: the baseline inside the interval, the objective on the "
               "right side of it. It is restated as labels come.",
               [Query(f"max by (version) ({series('performance', **MEASURED, basis='cohort')})", "{{version}}"),
@@ -197,7 +197,7 @@ def _segments() -> list[Builder]:
               [Query(f"max by (version, segment) ({series('segment_feature_drift_score', **drift)}"
                      f" / {series('segment_feature_drift_threshold', **drift)})", "{{segment}} ({{version}})")],
               steps=((None, "green"), (1, "red")), width=8, decimals=2, empty="no segments configured"),
-        lines("$metric by segment", "The metric of the newest closed window of predictions in each segment. Good: close to "
+        lines("$metric by segment", "The metric of the newest ripe window of predictions in each segment. Good: close to "
               "each other and to the whole model's.",
               [Query(f"max by (version, segment) ({series('segment_performance', **MEASURED, basis='cohort')})",
                      "{{segment}} ({{version}})")], width=8, least=None, decimals=3, empty="no segments, or no labels yet"),
