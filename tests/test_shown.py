@@ -137,6 +137,8 @@ def test_labels_that_stay_away_leave_the_last_ripe_cohort_and_show_in_the_covera
     assert before["15m"] <= after["15m"] <= START + 12 * DAY < now - 6 * DAY
     assert gauges(story, "label_coverage_ratio")["1h"] == 0
     assert gauges(story, "label_coverage_expected_ratio")["1h"] == pytest.approx(1)
+    active = snapshot(story.engine, Service(ready=True)).samples["incident_active"]
+    assert [labels[2:5] for labels, _ in active if labels[2] == "labels_late"] == [("labels_late", "label", "warning")]
     shown = [row for row in history.recent_performance(story.engine) if row["basis"] == "cohort"]
     assert {row["ripe"] for row in shown} == {True}
     late = [truth(n, 2 * DAY) for n in range(12 * DAY // EVERY, 17 * DAY // EVERY)]
