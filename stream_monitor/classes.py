@@ -77,7 +77,7 @@ class Classes:
         for table in (met.new, met.replaced):
             for (version, outcome), texts in _by_outcome(table).items():
                 line = self.engine.versions[version].whole()
-                if self.engine.outcomes.task(line, outcome) not in (None, Task.REGRESSION):
+                if self.engine.outcomes.task(line, outcome) not in (None, Task.REGRESSION, Task.VALUE):
                     self._count(version, outcome, texts)
 
     def _count(self, version: int, outcome: int, texts: Counter[str]) -> None:

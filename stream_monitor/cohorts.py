@@ -58,7 +58,7 @@ class _Profiles:
         starts, place = np.unique(window_starts(time_us, seconds), return_inverse=True)
         keys = [(line, outcome, seconds, start) for start in starts.tolist()]
         self.fetch(keys)
-        profiles = [self.held[key] or OutcomeProfile(change.task, change.positive_label) for key in keys]
+        profiles = [_measured(self.held[key], change.task, change.positive_label) for key in keys]
         change.shares.fold(profiles, place, change.sign)
         self.held.update(zip(keys, profiles, strict=True))
         self.dirty.update(keys)
@@ -190,3 +190,10 @@ class Cohorts:
         self._dirty_made = set()
         if len(self._made) > CACHED_COUNTS:
             self._made = {}
+
+
+def _measured(held: OutcomeProfile | None, task: Task, positive_label: str | None) -> OutcomeProfile:
+    """A profile that truths of this task can be added to."""
+    if held is None:
+        return OutcomeProfile(task, positive_label)
+    return held if held.measures_as(task, positive_label) else held.told_anew(task, positive_label)

@@ -31,7 +31,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from stream_monitor.errors import UsageError
-from stream_monitor.records import Binding, IncidentKind, Severity, Stream
+from stream_monitor.records import DEFAULT_OUTCOME, Binding, IncidentKind, Severity, Stream
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SIZES = {"B": 1, "kB": 1_000, "KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
@@ -79,6 +79,9 @@ def _objective(text: str) -> str:
         raise ValueError("write an objective like '>= 0.85'")
     return text
 
+
+MOST_OUTCOMES = 20
+"""Outcomes of a model told apart: more are names made of ids, and each has windows and watches of its own."""
 
 OBJECTIVE_METRICS: Mapping[str, tuple[str, ...]] = {
     "binary": ("accuracy", "precision", "recall", "specificity", "f0_5", "f1", "f2", "auc", "pr_auc", "true_positive_rate",
@@ -293,6 +296,29 @@ class FeatureConfig(_Part):
     ignore: bool = False
 
 
+class OutcomeConfig(_Part):
+    """What is known of one outcome of a model."""
+
+    task: Literal["binary", "multiclass", "regression", "value"] | None = Field(
+        default=None, description="`value`: a number that no prediction foretells, watched by itself"
+    )
+    positive_label: Name | None = None
+    horizon: Duration | None = Field(default=None, description="a truth that comes later after its prediction is none")
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> OutcomeConfig:
+        _check_positive_label(self.task, self.positive_label)
+        if self.positive_label is not None and self.task not in (None, "binary"):
+            raise _ConflictError(f"task {self.task} has no positive_label", "task", "positive_label")
+        return self
+
+
+def _check_positive_label(task: str | None, positive_label: str | None) -> None:
+    if task == "binary" and positive_label is None:
+        message = "task binary needs positive_label: without it every truth and every answer would count as negative"
+        raise _ConflictError(message, "task", "positive_label")
+
+
 class ModelConfig(_Part):
     """What is known of one model."""
 
@@ -304,7 +330,17 @@ class ModelConfig(_Part):
     objectives: dict[Annotated[str, AfterValidator(_metric)], Annotated[str, AfterValidator(_objective)]] = Field(
         default_factory=dict, description="metric -> what it must hold, like '>= 0.85'"
     )
+    outcomes: Annotated[dict[Name, OutcomeConfig], Field(max_length=MOST_OUTCOMES)] = Field(default_factory=dict)
     features: dict[Key, FeatureConfig] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _outcomes_fit(self) -> ModelConfig:
+        _check_positive_label(self.task, self.positive_label)
+        own = self.outcomes.get(DEFAULT_OUTCOME, OutcomeConfig())
+        if own.task is not None or own.positive_label is not None:
+            message = f"the task and positive_label of the outcome {DEFAULT_OUTCOME} are those of the model itself"
+            raise _ConflictError(message, "outcomes")
+        return self
 
     @model_validator(mode="after")
     def _objectives_fit(self) -> ModelConfig:
@@ -436,6 +472,19 @@ class Config(_Part):
         if odd:
             message = f"windows: no multiple of pane ({duration_text(self.pane)}): {', '.join(odd)}"
             raise _ConflictError(message, "windows", "pane")
+        return self
+
+    @model_validator(mode="after")
+    def _outcomes_end(self) -> Config:
+        beyond = [
+            f"models.{name}.outcomes.{outcome}.horizon"
+            for name, model in self.models.items()
+            for outcome, known in model.outcomes.items()
+            if known.horizon is not None and known.horizon > self.label_horizon
+        ]
+        if beyond:
+            message = f"{', '.join(beyond)}: longer than label_horizon ({duration_text(self.label_horizon)})"
+            raise _ConflictError(message, "models", "label_horizon")
         return self
 
     def model(self, name: str) -> ModelConfig:

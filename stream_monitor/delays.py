@@ -13,7 +13,7 @@ from stream_monitor.engine import Engine, time_text
 from stream_monitor.judge.arrival import quantile
 from stream_monitor.judge.estimate import OUTCOME as ESTIMATED
 from stream_monitor.judge.performance import metrics
-from stream_monitor.records import MICROSECONDS, Json, window_start
+from stream_monitor.records import DEFAULT_OUTCOME, MICROSECONDS, Json, window_start
 from stream_monitor.revisions import FIRST_METRICS, Figure, Revision, first_figures
 from stream_monitor.summarize.outcome import OutcomeProfile, Task
 from stream_monitor.truth import CLASS_DELAY_BOUNDS_SECONDS
@@ -80,9 +80,10 @@ def _classes(engine: Engine, number: int, outcome: int) -> list[tuple[str, list[
 def _is_of_numbers(engine: Engine, number: int, outcome: int) -> bool:
     """As the labels turned out to be, or before that can be told as the configuration says."""
     version = engine.versions[number]
-    reference = engine.outcomes.reference(version.whole(), outcome)
-    task = engine.config.model(version.key.model).task if reference is None else reference.task
-    return task == Task.REGRESSION
+    task = engine.outcomes.task(version.whole(), outcome)
+    if task is None and engine.names.outcomes[outcome] == DEFAULT_OUTCOME:
+        return engine.config.model(version.key.model).task == "regression"
+    return task in (Task.REGRESSION, Task.VALUE)
 
 
 def _delays(name: str, counts: list[int]) -> Json:

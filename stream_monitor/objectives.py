@@ -156,7 +156,8 @@ class Objectives:
             return
         together = OutcomeProfile(newest.task, newest.positive_label)
         for cohort in cohorts.values():
-            together.absorb(cohort)
+            if cohort.measures_as(newest.task, newest.positive_label):
+                together.absorb(cohort)
         now_us = end_us + (self._labels.through_us(number, outcome) or 0)
         found, of_slow = metrics(newest), metrics(together)
         standing, book = self._versions[number], self.engine.versions[number].whole().book

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from stream_monitor import measures
 from stream_monitor.cohorts import CohortKey, Cohorts
-from stream_monitor.config import duration_text
+from stream_monitor.config import ModelConfig, duration_text
 from stream_monitor.holding import Arrived, Holding
 from stream_monitor.judge.calibrate import LABELS_SHARE, Budget
 from stream_monitor.judge.concept import RING, Concept, Turn
@@ -28,12 +29,13 @@ from stream_monitor.judge.performance import (
     score_errors,
     standardised_errors,
 )
-from stream_monitor.judge.relation import Relation
+from stream_monitor.judge.relation import LEVEL, Relation
 from stream_monitor.judge.selection import Kinds
 from stream_monitor.judge.verdicts import Span
 from stream_monitor.judge.wording import describe_errors
 from stream_monitor.judge.wording import name as name_of
 from stream_monitor.labels import LATE_SHARE, LabelArrival
+from stream_monitor.measures import Measure
 from stream_monitor.objectives import OBJECTIVES_SHARE, Objectives
 from stream_monitor.publish.log import fields
 from stream_monitor.records import (
@@ -57,7 +59,6 @@ from stream_monitor.summarize.outcome import (
     Task,
     class_probabilities,
     is_current,
-    task_of,
 )
 from stream_monitor.truth import MET_SCHEMA, Met, from_ipc, to_ipc
 
@@ -104,11 +105,21 @@ class _Arrivals:
     usual: float = 0.0
     newest_us: int = NO_TIME  # when the last truth came
     first_us: int = NO_TIME  # and the first
+    is_settled: bool = True  # whether it is known what the truths are held to
     concept: Concept | None = None  # made when a truth comes that can be judged
     stored_concept: bytes | None = None  # as the state file has it
     latest: dict[int, int] = field(default_factory=dict)  # by window seconds: when the newest closed one began
     holding: Holding = field(default_factory=Holding)
     kinds: Kinds | None = None  # how its truths are told apart by what they say, once it was asked
+
+    def hold_to(self, measure: Measure, reference: OutcomeProfile | None, detectors: DetectorBank) -> None:
+        """Truths are held to something else from now on: what was known of the old errors is of no use."""
+        self.task, self.positive_label, self.is_settled = measure.task, measure.positive_label, measure.is_settled
+        for window in self.open.values():
+            window.profile = window.profile.told_anew(measure.task, measure.positive_label)
+        self.reference, self.learnt = reference, OutcomeProfile(measure.task, measure.positive_label)
+        self.concept = self.stored_concept = self.kinds = None
+        self.detect_anew(detectors)
 
     def detect_anew(self, detectors: DetectorBank) -> None:
         """The reference is another, and so are the units of what was known of the errors."""
@@ -136,6 +147,7 @@ class _Arrivals:
             "newest_us": self.newest_us,
             "first_us": self.first_us,
             "latest": self.latest,
+            "is_settled": self.is_settled,
         }
         return json.dumps(body).encode()
 
@@ -158,6 +170,7 @@ class _Arrivals:
             usual,
             body.get("newest_us", NO_TIME),
             body.get("first_us", body.get("newest_us", NO_TIME)),
+            is_settled=body.get("is_settled", True),
             latest={int(seconds): start for seconds, start in body.get("latest", {}).items()},
         )
 
@@ -193,12 +206,32 @@ class Outcomes:
             line, outcome = key.split("/")
             if (int(line), int(outcome)) in outcomes._arrivals:
                 outcomes._arrivals[(int(line), int(outcome))].holding = Holding.from_bytes(body)
+        outcomes._hold_to_what_is_configured()
         return outcomes
+
+    def _hold_to_what_is_configured(self) -> None:
+        """The configuration may have come to say what an outcome is, or something else, since the last start."""
+        for (number, outcome), held in sorted(self._arrivals.items()):
+            line = self._line(number)
+            told = measures.configured(self.engine.config.model(line.key.model), self.engine.names.outcomes[outcome])
+            if told is not None and (told.task, told.positive_label) != (held.task, held.positive_label):
+                self._hold_to(line, outcome, held, told)
+            elif told is not None:
+                held.is_settled = True
+
+    def _hold_to(self, line: Line, outcome: int, held: _Arrivals, measure: Measure) -> None:
+        log.info("outcome_is_held_to", extra=fields(model=line.key.model, version=line.key.version,
+                 outcome=self.engine.names.outcomes[outcome], task=measure.task))  # fmt: skip
+        reference = self._reference(line, outcome, measure.task)
+        held.hold_to(measure, reference, DetectorBank(1, makes=self.engine.config.drift.detectors))
+        self.engine.store.drop_states("concept", [f"{line.number}/{outcome}"])
+        self._dirty_arrivals.add((line.number, outcome))
 
     # -- joined truths ---------------------------------------------------------------------------
 
     def take(self, met: Met) -> None:
         """Restate the cohorts, and let what is new wait for its pane."""
+        met = self._in_words_of_outcomes(met)
         for table, sign in ((met.new, 1), (met.removed, -1), (met.replaced, 1)):
             for version, outcome, rows in _groups(table):
                 self._restate(version, outcome, rows, sign)
@@ -207,6 +240,23 @@ class Outcomes:
         if len(met.opened):
             self._waiting.append(self._unsealed(met.opened))
             self._waiting_changed = True
+
+    def _in_words_of_outcomes(self, met: Met) -> Met:
+        """Predictions named as the outcomes that are configured name them."""
+        if not any(known.outcomes for known in self.engine.config.models.values()):
+            return met
+        told: dict[str, pa.Table] = {}
+        for name in ("new", "removed", "replaced", "opened", "revised", "withdrawn"):
+            table = getattr(met, name)
+            parts = [
+                measures.in_words_of_the_outcome(self._model(version), self.engine.names.outcomes[outcome], rows)
+                for version, outcome, rows in _groups(table)
+            ]
+            told[name] = pa.concat_tables(parts) if parts else table
+        return Met(**told)
+
+    def _model(self, version: int) -> ModelConfig:
+        return self.engine.config.model(self.engine.names.versions[version].model)
 
     def _unsealed(self, rows: pa.Table) -> pa.Table:
         """Truths at a time that is still open: only a partition that fell idle and came back can bring an earlier one."""
@@ -246,28 +296,31 @@ class Outcomes:
         )
 
     def _task(self, version: int, outcome: int, rows: pa.Table) -> tuple[Task, str | None]:
-        """What kind of outcome it is: as configured, else as its first rows show; settled once."""
+        """What the truths of an outcome are held to: as configured, else as its first rows show; settled once."""
         held = self._arrivals.get((self.engine.versions[version].whole().number, outcome))
-        if held is not None:
+        if held is not None and held.is_settled:
             return held.task, held.positive_label
-        model = self.engine.config.model(self.engine.names.versions[version].model)
-        numeric = np.isfinite(rows["value"].to_numpy()) & np.isfinite(rows["number"].to_numpy())
-        task = task_of(model.task, is_numeric=bool(2 * numeric.sum() > len(rows)))
+        found = measures.measure(self._model(version), self.engine.names.outcomes[outcome], rows)
+        if held is None and not found.is_settled:
+            log.warning("outcome_is_held_to_nothing", extra=fields(model=self.engine.names.versions[version].model,
+                        outcome=self.engine.names.outcomes[outcome]))  # fmt: skip
         for line in self.engine.versions[version].lines.values():
-            self._arrivals.setdefault(
-                (line.number, outcome), self._new_arrivals(line, outcome, task, model.positive_label)
-            )
-        return task, model.positive_label
+            mine = self._arrivals.get((line.number, outcome))
+            if mine is None:
+                self._arrivals[(line.number, outcome)] = self._new_arrivals(line, outcome, found)
+            elif found.is_settled:
+                self._hold_to(line, outcome, mine, found)
+        return found.task, found.positive_label
 
-    def _new_arrivals(self, line: Line, outcome: int, task: Task, positive: str | None) -> _Arrivals:
-        empty = OutcomeProfile(task, positive)
+    def _new_arrivals(self, line: Line, outcome: int, found: Measure) -> _Arrivals:
         return _Arrivals(
-            task,
-            positive,
+            found.task,
+            found.positive_label,
             {},
-            self._reference(line, outcome, task),
-            empty,
+            self._reference(line, outcome, found.task),
+            OutcomeProfile(found.task, found.positive_label),
             DetectorBank(1, makes=self.engine.config.drift.detectors),
+            is_settled=found.is_settled,
         )
 
     def rebase(self, line: Line) -> None:
@@ -357,7 +410,7 @@ class Outcomes:
         held = self._arrivals.get((line.number, outcome))
         if held is None:
             whole = self._arrivals[(self.engine.versions[self._version_of(line)].whole().number, outcome)]
-            held = self._new_arrivals(line, outcome, whole.task, whole.positive_label)
+            held = self._new_arrivals(line, outcome, Measure(whole.task, whole.positive_label, whole.is_settled))
             self._arrivals[(line.number, outcome)] = held
         self._dirty_arrivals.add((line.number, outcome))
         joined, time_us = _joined(rows, held.task), rows["joined_us"].to_numpy()
@@ -423,7 +476,7 @@ class Outcomes:
             part = part.take(np.arange(min(wanted, len(part)), len(part)))
         if held.reference is not None and held.reference.rows and len(part):
             self._watch(line, outcome, held, part, changed)
-            if self.engine.config.drift.detectors:
+            if self.engine.config.drift.detectors and held.task is not Task.VALUE:
                 self._detect(line, held, part.joined, part.time_us, part.made_us, changed)
         for of, row in self.cohorts.lines(version, every.segment):
             if not of.is_whole:
@@ -553,6 +606,8 @@ class Outcomes:
         moved = [subject for group, subject in stood if group != BROKEN]
         if broken:
             return f"the input is broken ({_listed(broken)}), mend it first"
+        if turn.aspect == LEVEL:
+            return f"inputs moved too ({_listed(moved)})" if moved else "inputs did not move"
         if turn.kind is IncidentKind.PERFORMANCE:
             which = f" ({_listed(moved)})" if moved else ""
             return f"the scores foretold it: inputs moved{which}, the relation holds"
@@ -651,6 +706,11 @@ class Outcomes:
 
     # -- reading ---------------------------------------------------------------------------------
 
+    def task(self, line: Line, outcome: int) -> Task | None:
+        """What the truths of an outcome are held to, None before that is known."""
+        held = self._arrivals.get((line.number, outcome))
+        return held.task if held is not None and held.is_settled else None
+
     def reference(self, line: Line, outcome: int) -> OutcomeProfile | None:
         """What the errors of a line are judged by: the baseline's truth, or the first labels."""
         held = self._arrivals.get((line.number, outcome))
@@ -660,11 +720,6 @@ class Outcomes:
         """Truths that wait until those of their age are a fair sample; where there are too many, a part stands for all."""
         held = self._arrivals.get((line.number, outcome))
         return 0 if held is None else len(held.holding)
-
-    def task(self, line: Line, outcome: int) -> Task | None:
-        """What kind of outcome it is for a line; None before its first truth."""
-        held = self._arrivals.get((line.number, outcome))
-        return None if held is None else held.task
 
     def arrived(self, line: Line, outcome: int, seconds: int) -> tuple[CohortKey, OutcomeProfile] | None:
         """What arrived in the newest closed window with labels."""

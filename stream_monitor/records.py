@@ -23,6 +23,9 @@ Hashes = NDArray[np.uint64]
 Flags = NDArray[np.bool_]
 
 MICROSECONDS = 1_000_000
+DEFAULT_OUTCOME = "label"
+"""The outcome of labels that name none: the truth that a model is made to foretell."""
+
 NO_TIME = int(np.iinfo(np.int64).min)
 """A label without a timestamp, a record whose broker gave none."""
 

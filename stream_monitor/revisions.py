@@ -29,6 +29,7 @@ FIRST_METRICS = {
     Task.BINARY: ("accuracy", "auc"),
     Task.MULTICLASS: ("accuracy", "f1"),
     Task.REGRESSION: ("mae", "bias"),
+    Task.VALUE: ("mean", "p50"),
 }
 """What people ask first of each task; the others are restated too, and stand in the performance as they are now."""
 

@@ -89,7 +89,8 @@ drift: {{false_alarms: 2 per 100000 events, minimum_effect: 0, seasonality: week
 models:
   credit:
     {{task: binary, positive_label: deny, team: risk, baseline: {baseline}, segments: [market],
-     objectives: {{accuracy: ">= 0.85"}}, features: {{zip: {{kind: categorical, importance: 2}}, 7: {{ignore: true}}}}}}
+     objectives: {{accuracy: ">= 0.85"}}, outcomes: {{click: {{positive_label: "yes", horizon: 1h}}, stay: {{task: value}}}},
+     features: {{zip: {{kind: categorical, importance: 2}}, 7: {{ignore: true}}}}}}
 limits: {{record_bytes: 500kB, series: 1000}}
 publish: {{http: "[::1]:0", webhooks: [{{url: "https://example.org/x", secret: s}}]}}
 """
@@ -106,6 +107,7 @@ publish: {{http: "[::1]:0", webhooks: [{{url: "https://example.org/x", secret: s
     assert (config.windows, config.drift.budget) == ((900, 3600), FalseAlarms(2, None, 100_000))
     credit = config.model("credit")
     assert (credit.features["zip"].importance, credit.features["7"].ignore) == (2.0, True)
+    assert (credit.outcomes["click"].horizon, credit.outcomes["stay"].task) == (3600, "value")
     assert (config.limits.record_bytes, config.publish.host, config.publish.port) == (500_000, "::1", 0)
     assert config.model("never named").features == {}
 
@@ -335,6 +337,32 @@ def test_start_is_a_time_in_utc(start: object) -> None:
     assert parse({"source": {"start": start}}, {}).source.start == datetime(2026, 11, 21, 10, tzinfo=UTC)
 
 
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        ({"task": "binary"}, "models.m: task binary needs positive_label"),
+        ({"outcomes": {"click": {"task": "binary"}}}, "models.m.outcomes.click: task binary needs positive_label"),
+        ({"outcomes": {"stay": {"task": "value", "positive_label": "yes"}}},
+         "models.m.outcomes.stay: task value has no positive_label"),
+        ({"outcomes": {"label": {"task": "value"}}}, "models.m: the task and positive_label of the outcome label"),
+        ({"outcomes": {"click": {"horizn": "1h"}}}, "models.m.outcomes.click.horizn: no such key; did you mean horizon?"),
+        ({"outcomes": {"click": {"horizon": "90d"}}}, "models.m.outcomes.click.horizon: longer than label_horizon (45d)"),
+        ({"outcomes": {f"o{n}": {} for n in range(21)}}, "models.m.outcomes: "),
+    ],
+)  # fmt: skip
+def test_what_an_outcome_cannot_be(model: dict[str, Any], problem: str) -> None:
+    """One sentence each, with the path: a binary task without its positive label would call every answer right."""
+    found = problems({"models": {"m": model}})
+    assert len(found) == 1
+    assert found[0].startswith(problem)
+
+
+def test_the_label_may_have_a_horizon_of_its_own() -> None:
+    """Shorter than that of the others, for one model."""
+    config = parse({"label_horizon": "30d", "models": {"m": {"outcomes": {"label": {"horizon": "1d"}}}}}, {})
+    assert config.model("m").outcomes["label"].horizon == 86_400
+
+
 def test_every_wrong_objective_is_told_at_once() -> None:
     """Names and bounds of several models, each with its path."""
     body = {
@@ -345,7 +373,7 @@ def test_every_wrong_objective_is_told_at_once() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("task", list(Task))
+@pytest.mark.parametrize("task", [task for task in Task if task is not Task.VALUE])
 def test_objectives_may_be_of_every_metric_there_is(task: Task) -> None:
     """Those of single classes but for, which have no names before there are classes."""
     known = metrics(OutcomeProfile(task, None))

@@ -38,6 +38,7 @@ from stream_monitor.decode.scalars import (
 )
 from stream_monitor.decode.timestamps import read_times, settle_times
 from stream_monitor.records import (
+    DEFAULT_OUTCOME,
     NO_TIME,
     Codes,
     Flags,
@@ -55,7 +56,6 @@ DEFAULT_MODEL = "default"
 DEFAULT_VERSION = "unversioned"
 ANY_VERSION = ""
 """The version of a baseline row that names none: it serves every version of the model that lacks its own."""
-DEFAULT_OUTCOME = "label"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Joined truths, label by label: when did errors grow or truths leave their scores, how much, and for whom most.
+"""Joined truths, label by label: when did errors grow, truths leave their scores or numbers their level, and for whom most.
 
 Each aspect of a `Relation` has a bank of cumulative sums whose run length is known, so that a model's part of the
 false-alarm budget, counted in labels, is kept. Truths come in the order of their arrival; when a change began is
@@ -19,7 +19,7 @@ from stream_monitor.errors import StateError
 from stream_monitor.judge.calibrate import Budget
 from stream_monitor.judge.cusum import NEVER, STEP, rise
 from stream_monitor.judge.finding import UNLIKELY
-from stream_monitor.judge.relation import ABSOLUTE, BIAS, CALIBRATION, ERROR_RATE, NONE, Aspect, Relation
+from stream_monitor.judge.relation import ABSOLUTE, BIAS, CALIBRATION, ERROR_RATE, LEVEL, NONE, Aspect, Relation
 from stream_monitor.judge.watch import Traffic, compressed, decompressed
 from stream_monitor.judge.wording import number, percent
 from stream_monitor.records import IncidentKind, Ints
@@ -87,6 +87,7 @@ class _Raised:
     level: list[int]  # the log-likelihood ratio of each alternative, from the onset on
     peak: int  # the most the likeliest has had
     was_told_again: bool = False
+    passed: float = 1.0  # the limit over the sum that passed it
 
 
 @dataclass(slots=True)
@@ -203,7 +204,8 @@ class Concept:
             over = np.flatnonzero(sums.level >= sums.limit)
             best = int(over[np.argmax(sums.level[over] / sums.limit[over])])
             told = known.slice(max(0, before + row - self.remembered), min(before + row, self.remembered))
-            turn = self._turn(place, best, told, names, row - 1)
+            passed = float(sums.limit[best] / sums.level[best])
+            turn = self._turn(place, passed, told, names, row - 1)
             if turn.effect < self.minimum_effect:
                 sums.level[over], sums.since[over] = 0, 0  # beyond chance, but too small to matter: it starts anew
                 continue
@@ -212,7 +214,7 @@ class Concept:
             since = told.filter(pa.array(told["made_us"].to_numpy() >= turn.onset_us))
             so_far = steps[since[_CELLS[place]].to_numpy()].sum(axis=0)
             sums.raised = _Raised(
-                best, int(sums.limit[best]), str(turn.kind), onset, so_far.tolist(), int(so_far.max())
+                best, int(sums.limit[best]), str(turn.kind), onset, so_far.tolist(), int(so_far.max()), passed=passed
             )
             sums.level, sums.since = np.zeros_like(sums.level), np.zeros_like(sums.since)
         return found
@@ -247,7 +249,7 @@ class Concept:
             held.was_told_again = True
             end = before + row + int(twice[0]) + 1
             told = known.slice(max(0, end - self.remembered), min(end, self.remembered))
-            turn = self._turn(place, held.alternative, told, names, row + int(twice[0]))
+            turn = self._turn(place, held.passed, told, names, row + int(twice[0]))
             found.append(replace(turn, kind=IncidentKind(held.kind), is_again=True))
         held.level, held.peak = level[stop].tolist(), int(peak[stop])
         if len(calm):
@@ -258,7 +260,7 @@ class Concept:
 
     # -- what it means ---------------------------------------------------------------------------
 
-    def _turn(self, place: int, alternative: int, told: pa.Table, names: Mapping[int, Sequence[str]], at: int) -> Turn:
+    def _turn(self, place: int, passed: float, told: pa.Table, names: Mapping[int, Sequence[str]], at: int) -> Turn:
         """The case of an alarm on the truths `told`, the last of which raised it or shows that it goes on."""
         aspect = self.relation.aspects[place]
         sums = self._sums[place]
@@ -272,9 +274,8 @@ class Concept:
         # The onset is where the rise is the most, so the rise looks larger than it is: by a standard error or so.
         effect = max(float(raw - 1 / np.sqrt(len(after))), 0.0)
         kind = IncidentKind.CONCEPT_DRIFT
-        if aspect.name == ERROR_RATE and self._is_foretold(after, value):
+        if aspect.name == LEVEL or (aspect.name == ERROR_RATE and self._is_foretold(after, value)):
             kind = IncidentKind.PERFORMANCE
-        passed = float(sums.limit[alternative] / max(int(sums.level[alternative]), int(sums.limit[alternative])))
         worst = self._worst(told.filter(pa.array(made < onset[1])), after, names)
         return Turn(
             aspect.name, kind, at, int(told["time_us"][-1].as_py()), value=value, expected=expected,
@@ -298,6 +299,8 @@ class Concept:
         error = error[np.isfinite(error)]
         if aspect.name == CALIBRATION:
             return self._size_calibration(after)
+        if aspect.name == LEVEL:
+            return self._size_level(aspect, after)
         if aspect.name == BIAS:
             value, expected = float(error.mean()), relation.lean
             words = f"mean of predicted - true {number(expected)} -> {number(value)}"
@@ -309,6 +312,17 @@ class Concept:
             words = f"mean absolute error {number(expected)} -> {number(value)}"
             return max(value - expected, 0.0) / relation.deviation, value, expected, words
         return max(_cohen(expected, value), 0.0), value, expected, f"error rate {percent(expected)} -> {percent(value)}"
+
+    def _size_level(self, aspect: Aspect, after: pa.Table) -> tuple[float, float, float, str]:
+        """The larger of two effects: by ranks, since a deviation that a few large numbers make says nothing of the others;
+        and of the mean, where it moved the same way, since ranks of many equal numbers tell little."""
+        cell, value = after["first"].to_numpy().astype(np.int64), after["error"].to_numpy()
+        known = cell != NONE
+        by_rank = float(aspect.score[cell[known]].mean())
+        before, now = self.relation.mean, float(value[known].mean())
+        moved = max(abs(by_rank), (now - before) / self.relation.deviation * float(np.sign(by_rank)))
+        middle = f"median {number(self.relation.median)} -> {number(float(np.median(value[known])))}"
+        return moved, now, before, f"mean {number(before)} -> {number(now)}, {middle}"
 
     def _size_calibration(self, after: pa.Table) -> tuple[float, float, float, str]:
         """The larger of two effects: the share that came true against what scores foretold, and the surprise at it."""
@@ -341,11 +355,14 @@ class Concept:
 
     def _worst(self, before: pa.Table, after: pa.Table, names: Mapping[int, Sequence[str]]) -> str:
         """The segment or class whose errors rose most, where it stands out."""
-        error = np.abs(after["error"].to_numpy())
+        is_level = self.relation.task is Task.VALUE
+        error = after["error"].to_numpy() if is_level else np.abs(after["error"].to_numpy())
         usable = np.isfinite(error)
         if not usable.any():
             return ""
         rose = error - self.relation.mean
+        # Numbers that fall are worst where they fell most.
+        sign = -1.0 if is_level and float(rose[usable].mean()) < 0 else 1.0
         found: list[tuple[float, str]] = []
         groups = {**self._segments(after, before, names), **self._classes(after)}
         for called, (mine, usual) in sorted(groups.items()):
@@ -354,21 +371,21 @@ class Concept:
             if min(mine.sum(), others.sum()) < FEWEST_OF_A_GROUP:
                 continue
             spread = float(error[usable].std()) or 1.0
-            gap = float(error[mine].mean()) - usual - float(rose[others].mean())
+            gap = sign * (float(error[mine].mean()) - usual - float(rose[others].mean()))
             found.append((gap / (spread * float(np.sqrt(1 / mine.sum() + 1 / others.sum()))), called))
         if not found or max(found)[0] < OUTSTANDING:
             return ""
         called = max(found)[1]
         value = float(error[groups[called][0] & usable].mean())
-        size = number(value) if self.relation.task is Task.REGRESSION else percent(value)
-        return f"worst where {called} ({size})"
+        size = number(value) if self.relation.task in (Task.REGRESSION, Task.VALUE) else percent(value)
+        return f"{'most' if is_level else 'worst'} where {called} ({size})"
 
     def _segments(
         self, after: pa.Table, before: pa.Table, names: Mapping[int, Sequence[str]]
     ) -> dict[str, tuple[np.ndarray, float]]:
         """What each segment is called -> (its rows, its error before)."""
         late, early = after["segment"].to_numpy(), before["segment"].to_numpy()
-        past = np.abs(before["error"].to_numpy())
+        past = before["error"].to_numpy() if self.relation.task is Task.VALUE else np.abs(before["error"].to_numpy())
         found = {}
         for called in sorted({c for code in np.unique(late).tolist() for c in names.get(code, ())}):
             codes = [code for code, its in names.items() if called in its]

@@ -10,6 +10,7 @@ from stream_monitor.judge.performance import Reliability
 from stream_monitor.judge.ranking import Ranks
 from stream_monitor.judge.spectrum import Spectrum
 from stream_monitor.records import Json
+from stream_monitor.summarize.histogram import Histogram
 from stream_monitor.summarize.outcome import RELIABILITY_BINS, OutcomeProfile, Task
 
 CURVE_POINTS = 100
@@ -27,7 +28,11 @@ def detail(profile: OutcomeProfile, reference: OutcomeProfile | None) -> Json:
     """The parts that the task has, as plain values; `reference` is what the window is compared with."""
     parts: dict[str, object] = {"task": str(profile.task), "rows": profile.rows, "unusable": profile.unusable}
     if profile.task is Task.REGRESSION:
-        return parts | {"error_histogram": error_histogram(profile, reference)}
+        before = None if reference is None else reference.errors
+        return parts | {"error_histogram": histogram(profile.errors, before)}
+    if profile.task is Task.VALUE:
+        before = None if reference is None else reference.targets
+        return parts | {"value_histogram": histogram(profile.targets, before)}
     parts |= {"confusion_matrix": confusion_matrix(profile), "reliability": reliability(profile, reference)}
     return parts | Ranks.of(profile.scores).curves(CURVE_POINTS)
 
@@ -63,15 +68,15 @@ def reliability(profile: OutcomeProfile, reference: OutcomeProfile | None) -> li
     ]
 
 
-def error_histogram(profile: OutcomeProfile, reference: OutcomeProfile | None) -> Json | None:
-    """Shares of predicted - true now and in the baseline, on 40 bins of equal width over the middle 99 % of its errors.
+def histogram(held: Histogram, reference: Histogram | None) -> Json | None:
+    """Shares of numbers now and in the baseline, on 40 bins of equal width over the middle 99 % of the baseline's.
 
     The first and the last share are of what lies beyond. Without a baseline the bins are the window's own.
     """
-    if not profile.errors.total:
+    if not held.total:
         return None
-    now = Spectrum.of(profile.errors)
-    before = Spectrum.of(reference.errors) if reference is not None and reference.errors.total else None
+    now = Spectrum.of(held)
+    before = Spectrum.of(reference) if reference is not None and reference.total else None
     basis = before or now
     low, high = basis.quantile(OUTER_SHARE), basis.quantile(1 - OUTER_SHARE)
     edges = np.linspace(low, max(high, np.nextafter(low, np.inf)), ERROR_BINS + 1)

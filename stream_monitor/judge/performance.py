@@ -27,6 +27,7 @@ from stream_monitor.records import Floats, Ints, Performance, Score, Verdict
 from stream_monitor.summarize.outcome import (
     CONFIDENCE_SUMS,
     RELIABILITY_BINS,
+    VALUE_SUMS,
     Joined,
     OutcomeProfile,
     Task,
@@ -95,7 +96,8 @@ def metrics(profile: OutcomeProfile) -> Mapping[str, Metric]:
     calibration_error, and SageMaker's true_positive_rate, true_negative_rate, false_positive_rate and
     false_negative_rate. Several classes: accuracy, log_loss, brier, calibration_error; precision, recall, f0_5, f1 and f2
     as plain means over the classes, weighted_* as means weighted by the rows of each true class; and precision[c],
-    recall[c], specificity[c] and f1[c] of the most frequent classes.
+    recall[c], specificity[c] and f1[c] of the most frequent classes. Numbers of their own: mean, p05, p50, p95, of which
+    no constant would score anything.
 
     In the means a class that is never predicted has precision 0, as in scikit-learn; its own precision is NaN.
     """
@@ -118,6 +120,8 @@ _MIRRORED = {"true_positive_rate", "true_negative_rate", "false_positive_rate", 
 def _metrics(profile: OutcomeProfile) -> Mapping[str, Metric]:
     if profile.task is Task.REGRESSION:
         return _regression(profile)
+    if profile.task is Task.VALUE:
+        return _value(profile)
     counted = _binary(profile) if profile.task is Task.BINARY else _multiclass(profile)
     return counted | _probabilistic(profile, _prevalences(profile))
 
@@ -127,9 +131,10 @@ def error_shift(baseline: OutcomeProfile, window: OutcomeProfile, *, alpha: floa
 
     Classes: the error rate, by Fisher's test, effect |Cohen's h|. Numbers: the mean absolute error, by a normal test
     with the pooled spread and Cornish and Fisher's correction for skewness, effect its shift in the baseline's
-    standard deviations of |error|. An improvement is no drift. Too few labels on a side: `insufficient`.
+    standard deviations of |error|. An improvement is no drift. Numbers of their own: their mean, by the same test in
+    both directions. Too few labels on a side: `insufficient`.
     """
-    if window.task is Task.REGRESSION:
+    if window.task in (Task.REGRESSION, Task.VALUE):
         return _measured_shift(baseline, window, alpha, minimum_effect)
     return _classified_shift(baseline, window, alpha, minimum_effect)
 
@@ -165,7 +170,7 @@ def standardised_errors(joined: Joined, baseline: OutcomeProfile) -> Floats:
 
 def error_moments(profile: OutcomeProfile) -> tuple[float, float]:
     """Mean and standard deviation of a row's error. Rates are taken half an error off 0 and 1, to deviate at all."""
-    if profile.task is not Task.REGRESSION:
+    if profile.task in (Task.BINARY, Task.MULTICLASS):
         rows, wrong = _classified(profile)
         rate = (wrong + 0.5) / (rows + 1)
         return rate, math.sqrt(rate * (1 - rate))
@@ -175,6 +180,8 @@ def error_moments(profile: OutcomeProfile) -> tuple[float, float]:
 
 QUANTILES = {"error_p05": 0.05, "error_p50": 0.5, "error_p95": 0.95}
 ABSOLUTE_QUANTILES = {"absolute_error_p50": 0.5, "absolute_error_p90": 0.9, "absolute_error_p99": 0.99}
+
+_VALUE_QUANTILES = {"p05": 0.05, "p50": 0.5, "p95": 0.95}
 
 
 def _regression(profile: OutcomeProfile) -> dict[str, Metric]:
@@ -197,6 +204,20 @@ def _regression(profile: OutcomeProfile) -> dict[str, Metric]:
         "bias": mean(total["error"], total["squared"], n, constant=0.0),
         **_quantiles(error, constant, QUANTILES),
         **_quantiles(error.folded(), constant.folded(), ABSOLUTE_QUANTILES),
+    }
+
+
+def _value(profile: OutcomeProfile) -> dict[str, Metric]:
+    """How high numbers lie. Those that are never negative are mostly skewed, as losses are."""
+    n = profile.rows
+    if n == 0:
+        return dict.fromkeys(("mean", *_VALUE_QUANTILES), undefined())
+    spectrum = Spectrum.of(profile.targets)
+    interval = mean if spectrum.lower[0] < 0 else positive_mean
+    average, square = (profile.sums[name].value / n for name in VALUE_SUMS)
+    return {
+        "mean": interval(average, square, n, constant=NAN),
+        **{name: spectrum.metric(share, NAN) for name, share in _VALUE_QUANTILES.items()},
     }
 
 
@@ -469,11 +490,20 @@ def _classified(profile: OutcomeProfile) -> tuple[int, int]:
 
 
 def _absolute_moments(profile: OutcomeProfile) -> tuple[float, float, float]:
-    """Mean, variance and third central moment of |error|."""
+    """Mean, variance and third central moment of |error|, or of numbers of their own."""
     if profile.rows == 0:
         return NAN, NAN, NAN
+    if profile.task is Task.VALUE:
+        return _value_moments(profile)
     mean, square, cube = (profile.sums[name].value / profile.rows for name in ("absolute", "squared", "cubed"))
     return mean, max(square - mean * mean, 0.0), cube - 3 * mean * square + 2 * mean**3
+
+
+def _value_moments(profile: OutcomeProfile) -> tuple[float, float, float]:
+    spectrum, n = Spectrum.of(profile.targets), profile.rows
+    average = profile.sums["target"].value / n
+    third = float((spectrum.count * (spectrum.middle - average) ** 3).sum() / n)
+    return average, variance(profile.sums["target"], profile.sums["target_squared"], n), third
 
 
 def _classified_shift(baseline: OutcomeProfile, window: OutcomeProfile, alpha: float, minimum_effect: float) -> Shift:
@@ -491,13 +521,16 @@ def _classified_shift(baseline: OutcomeProfile, window: OutcomeProfile, alpha: f
 def _measured_shift(baseline: OutcomeProfile, window: OutcomeProfile, alpha: float, minimum_effect: float) -> Shift:
     n, m = window.rows, baseline.rows
     before, value = _absolute_moments(baseline)[0], _absolute_moments(window)[0]
-    name = "mean_absolute_error"
+    either_way = window.task is Task.VALUE
+    name = "mean" if either_way else "mean_absolute_error"
     if min(m, n) < FEWEST_MEASURED:
         return Shift(name, value, before, NAN, NAN, n, m, Verdict.INSUFFICIENT)
     _, second, third = _absolute_moments(baseline.merge(window))
     skewness = third / second**1.5 if second > 0 else 0.0
-    quantile = float(calibrate.upper_quantile(np.array([n]), np.array([m]), skewness=skewness, alpha=alpha)[0])
-    threshold = before + quantile * math.sqrt(second * (1 / n + 1 / m))
+    each = alpha / 2 if either_way else alpha
+    quantile = float(calibrate.upper_quantile(np.array([n]), np.array([m]), skewness=skewness, alpha=each)[0])
+    sign = -1.0 if either_way and value < before else 1.0
+    threshold = before + sign * quantile * math.sqrt(second * (1 / n + 1 / m))
     effect = abs(value - before) / error_moments(baseline)[1]
-    verdict = Verdict.DRIFT if value > threshold and effect >= minimum_effect else Verdict.OK
+    verdict = Verdict.DRIFT if sign * (value - threshold) > 0 and effect >= minimum_effect else Verdict.OK
     return Shift(name, value, before, threshold, effect, n, m, verdict)

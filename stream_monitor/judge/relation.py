@@ -3,11 +3,13 @@
 `error_rate` and `mean_absolute_error` tell how large errors are; `bias` which way they lean. `calibration` compares truths
 with what the baseline knows of such scores: its likelihood ratios are conditional on the score, so that inputs which move,
 and scores with them, leave them alone, while a relation that turned shows though as many answers are right as before.
+Numbers of their own have one aspect, `mean`: how high they lie, whatever was predicted.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -24,9 +26,12 @@ from stream_monitor.summarize.outcome import (
     reliability_bin,
     score_bin,
     value_bin,
+    values_of_bins,
+    variance,
 )
 
 ERROR_RATE, CALIBRATION, ABSOLUTE, BIAS = "error_rate", "calibration", "mean_absolute_error", "bias"
+LEVEL = "mean"
 NONE = -1
 """The cell of a truth that says nothing of an aspect."""
 FEWEST_ROWS = 200
@@ -48,12 +53,16 @@ _LEAST = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Aspect:
-    """One thing that is watched: cells (C,) with their baseline shares, and the alternatives over them."""
+    """One thing that is watched: cells (C,) with their baseline shares, and the alternatives over them.
+
+    `score` (C,): numbers alone, how high a cell lies in standard deviations of ranks.
+    """
 
     name: str
     shares: Floats
     bank: Bank
     rows: int
+    score: Floats = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +74,33 @@ class Relation:
     aspects: tuple[Aspect, ...]
     edges: tuple[Ints, Ints]  # numbers: bins of |error| and of error between which the cells lie
     truth: Floats  # (cells,) with scores: the baseline's probability that it comes true
-    mean: float  # of the error: a rate, or the mean of |error|
+    mean: float  # of the error: a rate, or the mean of |error|; of numbers of their own
     deviation: float
     lean: float  # mean and deviation of predicted - true
     lean_deviation: float
     by_class: dict[str, tuple[int, int]]  # truth -> baseline rows and errors
     rows: int
+    median: float = math.nan  # of numbers of their own
 
     @classmethod
     def of(cls, reference: OutcomeProfile) -> Relation | None:
         """None where the reference has too few readable rows."""
         if reference.rows < FEWEST_ROWS or not reference.is_whole:
             return None
+        if reference.task is Task.VALUE:
+            return _of_values(reference)
         return _of_numbers(reference) if reference.task is Task.REGRESSION else _of_classes(reference)
 
     def encode(self, joined: Joined) -> tuple[Ints, Floats]:
-        """(n, aspects) cells, NONE where a row says nothing, and (n,) errors: 0 or 1, of numbers predicted - true."""
+        """(n, aspects) cells, NONE where a row says nothing, and (n,) errors: 0 or 1, of numbers predicted - true.
+
+        Numbers of their own stand where errors would.
+        """
         error = errors(joined, self.task, positive_label=self.positive_label)
+        if self.task is Task.VALUE:
+            readable = np.isfinite(error)
+            key = value_bin(np.where(readable, error, 0.0))
+            return np.where(readable, np.searchsorted(self.edges[0], key), NONE)[:, None], error
         if self.task is Task.REGRESSION:
             readable = np.isfinite(error)
             value = np.where(readable, joined.value - joined.truth_number, np.nan)
@@ -152,6 +171,18 @@ def _of_numbers(reference: OutcomeProfile) -> Relation | None:
                     np.zeros(0), sums["absolute"], deviation, sums["error"], lean_deviation, {}, n)  # fmt: skip
 
 
+def _of_values(reference: OutcomeProfile) -> Relation:
+    """Higher and lower alike: whether a longer stay is good news nobody told."""
+    keys, counts = reference.targets.arrays()
+    level, edges = _location(LEVEL, keys, counts, signs=(1, -1), ranks=_RANKS, by_value=True)
+    n, total, squares = reference.rows, reference.sums["target"], reference.sums["target_squared"]
+    deviation = math.sqrt(max(variance(total, squares, n), 0.0)) or 1.0
+    median = float(values_of_bins(keys)[np.searchsorted(np.cumsum(counts), n / 2)])
+    nothing = np.zeros(0, np.int64)
+    return Relation(Task.VALUE, None, (level,), (edges, nothing), np.zeros(0), total.value / n, deviation, 0.0, 1.0, {},
+                    n, median)  # fmt: skip
+
+
 def _rate(rate: float, rows: int) -> Aspect:
     """Errors that come more often, each alternative by Cohen's h; less often is good news."""
     angle = np.minimum(np.arcsin(np.sqrt(rate)) + _EFFECTS / 2, np.pi / 2 - 1e-3)
@@ -176,12 +207,13 @@ def _calibration(held: Floats, truth: Floats) -> Aspect:
 
 
 def _location(
-    name: str, keys: Ints, counts: Ints | Floats, *, signs: tuple[int, ...], ranks: int
+    name: str, keys: Ints, counts: Ints | Floats, *, signs: tuple[int, ...], ranks: int, by_value: bool = False
 ) -> tuple[Aspect, Ints]:
     """Numbers that lie higher (or lower): the normal scores of so many ranks, ties together, tilted by each effect.
 
     Of several ranks the last is beyond all of the baseline's. Of two, the sides of the median, there is none: errors that
-    only scatter more lie on either side of it as before.
+    only scatter more lie on either side of it as before. `by_value`: tilted by the mean of each cell as well, which finds
+    a mean that moves soonest where many numbers are equal, or all but a few are small.
     """
     total, rows = np.cumsum(counts), float(counts.sum())
     last = np.searchsorted(total, np.arange(1, ranks) * rows / ranks)
@@ -194,8 +226,22 @@ def _location(
     density = np.exp(-(cut**2) / 2) / np.sqrt(2 * np.pi)
     score = (density[:-1] - density[1:]) / shares
     tilts = np.concatenate([sign * _EFFECTS for sign in signs])[:, None] * score
+    for value in _by_value(shares, edges, keys, counts) if by_value else ():
+        further = np.concatenate([sign * _EFFECTS[1::2] for sign in signs])[:, None] * value
+        tilts = np.concatenate([tilts, further])
     ratios = tilts - np.log((shares * np.exp(tilts)).sum(axis=1))[:, None]
-    return _aspect(name, shares, ratios, int(rows)), edges.astype(np.int64)
+    return replace(_aspect(name, shares, ratios, int(rows)), score=score), edges.astype(np.int64)
+
+
+def _by_value(shares: Floats, edges: Ints, keys: Ints, counts: Ints | Floats) -> list[Floats]:
+    """The mean of each cell (C,) in standard deviations; beyond the last the largest number. None if all are equal."""
+    cell, value = np.searchsorted(edges, keys), values_of_bins(keys)
+    rows = np.bincount(cell, counts, len(shares))
+    mean = np.bincount(cell, counts * value, len(shares)) / np.maximum(rows, 1)
+    mean[rows == 0] = value[-1]
+    away = mean - (shares * mean).sum()
+    deviation = float(np.sqrt((shares * away**2).sum()))
+    return [away / deviation] if deviation > 0 else []
 
 
 def _aspect(name: str, shares: Floats, ratios: Floats, rows: int) -> Aspect:

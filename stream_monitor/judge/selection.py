@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stream_monitor.records import Floats, Ints
-from stream_monitor.summarize.outcome import Joined, OutcomeProfile, Task, errors, value_bin
+from stream_monitor.summarize.outcome import VALUE_BINS_PER_OCTAVE, Joined, OutcomeProfile, Task, errors, value_bin
 
 CLASSES = 4
 KINDS = 2 * CLASSES
 """Class of the truth (of many classes: one of four bins of them), and whether the answer was wrong; of numbers: to which
-side the error lies, and whether it is large."""
+side the error lies, and whether it is large; of numbers of their own: the quarter they lie in."""
 
 NEAR = 0.05
 NEAR_EACH_OTHER = 0.2
@@ -52,6 +52,7 @@ class Kinds:
     task: Task
     positive_label: str | None
     middles: tuple[int, int] = (0, 0)  # numbers: bins of the median |error| and error
+    quarters: tuple[int, ...] = ()  # numbers of their own: the bins between them; none: by how often they have doubled
     usual: Floats | None = None
     rows: int = 0
 
@@ -62,6 +63,8 @@ class Kinds:
             return cls(task, positive_label)
         if task is Task.REGRESSION:
             return _of_numbers(positive_label, reference)
+        if task is Task.VALUE:
+            return _of_values(reference)
         counts = np.zeros((CLASSES, 2))
         for (truth, predicted), n in reference.pairs.items():
             place = int(truth == "1") if task is Task.BINARY else _bin_of(truth)
@@ -71,6 +74,10 @@ class Kinds:
     def encode(self, joined: Joined) -> Ints:
         """The kind of each row, (n,)."""
         error = errors(joined, self.task, positive_label=self.positive_label)
+        if self.task is Task.VALUE:
+            key = value_bin(np.nan_to_num(error))
+            quarter = np.searchsorted(self.quarters, key) if self.quarters else key // VALUE_BINS_PER_OCTAVE % CLASSES
+            return np.asarray(2 * quarter, np.int64)
         if self.task is Task.REGRESSION:
             readable = np.isfinite(error)
             value = np.where(readable, joined.value - joined.truth_number, 0.0)
@@ -98,7 +105,15 @@ def _of_numbers(positive_label: str | None, reference: OutcomeProfile) -> Kinds:
     side = _middle(keys, counts)
     kind = 2 * (keys > side) + (np.abs(keys) > size)
     shares = np.bincount(kind, counts.astype(np.float64), KINDS) / counts.sum()
-    return Kinds(Task.REGRESSION, positive_label, (size, side), shares, reference.rows)
+    return Kinds(Task.REGRESSION, positive_label, (size, side), usual=shares, rows=reference.rows)
+
+
+def _of_values(reference: OutcomeProfile) -> Kinds:
+    keys, counts = reference.targets.arrays()
+    shares = np.arange(1, CLASSES) / CLASSES
+    quarters = keys[np.searchsorted(np.cumsum(counts), shares * counts.sum())]
+    usual = np.bincount(2 * np.searchsorted(quarters, keys), counts.astype(np.float64), KINDS) / counts.sum()
+    return Kinds(Task.VALUE, None, quarters=tuple(quarters.tolist()), usual=usual, rows=reference.rows)
 
 
 def _middle(keys: Ints, counts: Ints | Floats) -> int:

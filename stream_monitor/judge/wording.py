@@ -13,6 +13,7 @@ from stream_monitor.records import MICROSECONDS, Evidence, Floats, Incident, Inc
 from stream_monitor.summarize.protocol import ABOVE, BELOW, MAIN
 
 _LONGEST_NAME = 60  # a feature name may be 10 kB of anything; a sentence holds the start of it
+_LEVEL = "mean"  # of numbers of their own: the one metric that is no better when it is higher, nor when it is lower
 _RATIO_WORDS = {
     "missing_ratio": "missing",
     "wrong_type_ratio": "of a wrong type",
@@ -111,12 +112,16 @@ def _what(incident: Incident) -> str:
 def _verb(kind: IncidentKind, first: Evidence) -> str:
     if first.statistic in ("calibration", "bias"):
         return "moved"
+    if first.statistic == _LEVEL:
+        return "fell" if first.value < first.threshold else "rose"
     if kind is IncidentKind.PERFORMANCE and first.statistic == "error_rate":
         return "rose"
     return _VERBS.get(kind, "changed")
 
 
 def _called(evidence: Evidence) -> str:
+    if evidence.statistic == _LEVEL:
+        return f"the mean of {name(evidence.name.removesuffix(f'.{_LEVEL}').replace('_', ' '))}"
     if evidence.kind == "prediction":
         return "the prediction" if evidence.name == "prediction" else f"the {name(evidence.name)}"
     return (

@@ -62,11 +62,16 @@ _COMPRESSION = _Compression()
 
 
 class Task(StrEnum):
-    """What a model predicts, and so which metrics its outcomes have."""
+    """What truths are held to, and so which metrics an outcome has.
+
+    The first three compare them with predictions. A `value` is a number of its own, such as the seconds that somebody
+    stayed: no prediction says what it should be, and how high it lies is all there is to know.
+    """
 
     BINARY = "binary"
     MULTICLASS = "multiclass"
     REGRESSION = "regression"
+    VALUE = "value"
 
 
 def task_of(configured: str | None, *, is_numeric: bool) -> Task:
@@ -176,8 +181,10 @@ REGRESSION_SUMS = (
 CONFIDENCE_SUMS = tuple(f"confidence_{k}" for k in range(RELIABILITY_BINS))
 BINARY_SUMS = ("log_loss", "log_loss_squared", "brier", "brier_squared", *CONFIDENCE_SUMS)
 MULTICLASS_SUMS = BINARY_SUMS
+VALUE_SUMS = ("target", "target_squared")
 _SUMS: Mapping[Task, tuple[str, ...]] = {
     Task.REGRESSION: REGRESSION_SUMS,
+    Task.VALUE: VALUE_SUMS,
     Task.BINARY: BINARY_SUMS,
     Task.MULTICLASS: MULTICLASS_SUMS,
 }
@@ -191,9 +198,10 @@ class OutcomeProfile:
     profile of both's rows, changes neither and refuses unequal tasks or positive labels; an empty profile is its
     identity.
 
-    `rows`: usable rows. `unusable`: rows without a readable prediction or truth for the task. `pairs`: (truth,
-    predicted) -> rows; binary uses "1" for the positive label and "0" for every other. `scores`: bin * 2 + truth ->
-    rows for binary scores. `targets` and `errors`: bin -> rows of regression truths and of predicted - true.
+    `rows`: usable rows. `unusable`: rows without a readable prediction or truth for the task; a `value` needs no
+    prediction. `pairs`: (truth, predicted) -> rows; binary uses "1" for the positive label and "0" for every other.
+    `scores`: bin * 2 + truth -> rows for binary scores. `targets` and `errors`: bin -> rows of truths that are numbers
+    and of predicted - true.
     `probable`: rows with the probability of their truth; `scored`: those with a Brier score. `reliability`: bin * 2 +
     what came true -> rows by the confidence of the prediction, the score or the probability of the predicted class;
     the sums `confidence_k` are of the confidences in bin k. `derived`: what readers worked out; a change forgets it.
@@ -233,7 +241,7 @@ class OutcomeProfile:
 
     def merge(self, other: OutcomeProfile) -> OutcomeProfile:
         """The profile of both's rows; raises ValueError where they do not measure the same."""
-        if (self.task, self.positive_label) != (other.task, other.positive_label):
+        if not self.measures_as(other.task, other.positive_label):
             raise ValueError(f"outcomes of {self.task} and {other.task} do not add")
         return OutcomeProfile(
             self.task,
@@ -257,6 +265,14 @@ class OutcomeProfile:
         for part in fields(OutcomeProfile):
             if part.compare:
                 setattr(self, part.name, getattr(both, part.name))
+
+    def measures_as(self, task: Task, positive_label: str | None) -> bool:
+        """Whether it holds truths to this, so that profiles of it can be added."""
+        return (self.task, self.positive_label) == (task, positive_label)
+
+    def told_anew(self, task: Task, positive_label: str | None) -> OutcomeProfile:
+        """What is left once truths are held to something else: how many there were, and that they cannot be read."""
+        return OutcomeProfile(task, positive_label, unusable=self.rows + self.unusable)
 
     def to_bytes(self) -> bytes:
         """Compact and versioned; no pickle. Equal profiles give equal bytes."""
@@ -362,6 +378,8 @@ def shares(joined: Joined, task: Task, *, positive_label: str | None) -> Shares:
     """What each row adds to the profiles of its task."""
     if task is Task.REGRESSION:
         return _numeric_shares(joined)
+    if task is Task.VALUE:
+        return _value_shares(joined)
     return _binary_shares(joined, positive_label) if task is Task.BINARY else _class_shares(joined)
 
 
@@ -385,6 +403,15 @@ def _numeric_shares(joined: Joined) -> Shares:
     sums["relative"] = row[divisible], relative
     sums["relative_squared"] = row[divisible], relative * relative
     histograms = {"targets": (row, value_bin(target)), "errors": (row, value_bin(error))}
+    return Shares(usable, _NONE, _NONE, (), (_NONE, _NONE), histograms, sums, (_NONE, _NONE, np.zeros(0)))
+
+
+def _value_shares(joined: Joined) -> Shares:
+    usable = is_moderate(joined.truth_number)
+    row = np.flatnonzero(usable)
+    value = joined.truth_number[row]
+    sums = {"target": (row, value), "target_squared": (np.tile(row, 2), _square(value))}
+    histograms = {"targets": (row, value_bin(value))}
     return Shares(usable, _NONE, _NONE, (), (_NONE, _NONE), histograms, sums, (_NONE, _NONE, np.zeros(0)))
 
 
@@ -456,7 +483,12 @@ def _log_loss(probability: Floats) -> Floats:
 
 
 def errors(joined: Joined, task: Task, *, positive_label: str | None = None) -> Floats:
-    """Each row's error, (n,): 0 or 1 for classes, |predicted - true| for numbers; NaN where it cannot be told."""
+    """Each row's error, (n,): 0 or 1 for classes, |predicted - true| for numbers; NaN where it cannot be told.
+
+    A number of its own is not wrong: it stands there itself.
+    """
+    if task is Task.VALUE:
+        return np.where(is_moderate(joined.truth_number), joined.truth_number, np.nan)
     if task is Task.REGRESSION:
         usable = is_moderate(joined.truth_number) & is_moderate(joined.value)
         return np.where(usable, np.abs(np.where(usable, joined.value - joined.truth_number, 0.0)), np.nan)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -250,3 +253,81 @@ def test_numbers_that_grow_worse_or_lean() -> None:
         concept = of(numbers(rng.normal(0, 1, 10_000)))
         feed(concept, numbers(rng.normal(0, 1, 1_000)))
         assert {turn.aspect for turn in alarms(feed(concept, numbers(error), 1_000))} == expected
+
+
+def own(value: Floats) -> Joined:
+    """Numbers of their own, beside predictions that say nothing of them."""
+    none, nothing = pa.nulls(len(value), pa.string()), np.full(len(value), np.nan)
+    return Joined(none, value, none, nothing, nothing, nothing)
+
+
+def watch_over(reference: Floats, *, budget: str = "1 per 100000 events", minimum_effect: float = 0.1) -> Concept:
+    """A watch over how high numbers lie."""
+    profile = OutcomeProfile(Task.VALUE)
+    profile.add(own(reference))
+    relation = Relation.of(profile)
+    assert relation is not None
+    return Concept(relation, Budget.parse(budget), 1.0, minimum_effect)
+
+
+WORLDS: dict[str, Callable[[np.random.Generator, int], Floats]] = {
+    "normal": lambda rng, n: rng.normal(10, 3, n),
+    "exponential": lambda rng, n: rng.exponential(10, n),
+    "log-normal, deviation 2": lambda rng, n: rng.lognormal(0, 2, n),
+    "Pareto, no variance": lambda rng, n: 1 + rng.pareto(1.5, n),
+    "mostly zero": lambda rng, n: np.where(rng.random(n) < 0.6, 0.0, rng.exponential(30, n)),
+    "counts": lambda rng, n: rng.poisson(3, n).astype(np.float64),
+}
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_level_of_clean_numbers_keeps_the_budget(world: str) -> None:
+    """Five references of a thousand, 20,000 numbers each, one alarm per 20,000 allowed: 5 expected, 9 the most."""
+    alarms = 0
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        watch = watch_over(WORLDS[world](rng, 1_000), budget="1 per 20000 events", minimum_effect=0.0)
+        alarms += sum(not t.is_calm and not t.is_again for t in feed(watch, own(WORLDS[world](rng, 20_000))))
+    assert alarms <= 9
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_level_that_halves_is_found_and_dated(world: str) -> None:
+    """However skewed the numbers are; a doubled one too, and the words tell which."""
+    for factor in (0.5, 2.0):
+        rng = np.random.default_rng(11)
+        watch = watch_over(WORLDS[world](rng, 2_000))
+        assert feed(watch, own(WORLDS[world](rng, 2_000))) == []
+        found = feed(watch, own(factor * WORLDS[world](rng, 1_500)), 2_000)
+        first = found[0]
+        assert (first.aspect, first.kind, first.is_calm) == ("mean", IncidentKind.PERFORMANCE, False)
+        assert first.at < 500
+        assert abs(first.onset_us // SECOND - 2_000) < 150
+        assert (first.value < first.expected) == (factor < 1)
+        assert first.detail.startswith("mean ")
+
+
+def test_the_level_says_where_it_moved_most() -> None:
+    """One of two markets falls, the other stands."""
+    rng = np.random.default_rng(13)
+    watch = watch_over(rng.exponential(10, 2_000))
+    feed(watch, own(rng.exponential(10, 1_000)))
+    factor = np.where(np.arange(1_500) % 2 == 1, 0.4, 1.0)
+    found = feed(watch, own(factor * rng.exponential(10, 1_500)), 1_000)
+    assert {turn.worst.partition("(")[0] for turn in found if turn.worst} == {"most where market is us "}
+
+
+@pytest.mark.parametrize("cuts", [[1], [500, 501, 1_300], [64] * 20])
+def test_chunks_and_restarts_change_nothing_for_a_level(cuts: list[int]) -> None:
+    """As for errors."""
+    rng = np.random.default_rng(17)
+    reference, stream = rng.exponential(10, 1_000), np.concatenate([rng.exponential(10, 700), rng.exponential(4, 900)])
+    whole = feed(watch_over(reference), own(stream))
+    assert whole
+    watch, found, start = watch_over(reference), [], 0
+    for stop in [*np.cumsum(cuts).tolist(), len(stream)]:
+        found += [replace(t, at=t.at + start) for t in feed(watch, own(stream[start:stop]), start)]
+        stored, watch = watch.to_bytes(), watch_over(reference)
+        assert watch.restore(stored)
+        start = stop
+    assert found == whole

@@ -1,0 +1,251 @@
+"""Outcomes other than the label: what their truths are held to, and what is said of them, through an engine."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from stream_monitor import history, past
+from stream_monitor.app import decode_poll, make_decoder
+from stream_monitor.config import ModelConfig, parse
+from stream_monitor.engine import Engine
+from stream_monitor.measures import Measure, in_words_of_the_outcome, measure
+from stream_monitor.publish.http import Filters
+from stream_monitor.records import Binding, Incident, IncidentKind, PartitionId, Stream
+from stream_monitor.source.memory import MemorySource
+from stream_monitor.store import Store
+from stream_monitor.summarize.outcome import Task
+
+EVENTS, LABELS = PartitionId(Stream.INFERENCE, "t", 0), PartitionId(Stream.GROUND_TRUTH, "l", 0)
+START = 1_790_000_040  # a multiple of 60 s
+CONFIG: dict[str, Any] = {
+    "pane": "1s",
+    "allowed_lateness": "1s",
+    "windows": ["30s", "1m"],
+    "drift": {"learn_from": 100_000, "false_alarms": "50 per 100000 events"},
+    "models": {"m": {"task": "binary", "positive_label": "yes", "segments": ["market"]}},
+}
+Body = dict[str, Any]
+
+
+class Story:
+    """An engine on a state file, and what it is told."""
+
+    def __init__(self, folder: Path, **changes: Any) -> None:
+        self._state = folder / "state.duckdb"
+        self._source = MemorySource([Binding(p.stream, p.topic) for p in (EVENTS, LABELS)])
+        self._source.start({})
+        self.told: dict[str, Incident] = {}
+        self._open(parse({**CONFIG, **changes}, {}))
+
+    def _open(self, config: Any) -> None:
+        self.config, self._decoder, self._store = config, make_decoder(config), Store(self._state)
+        self.engine = Engine(config, self._store)
+
+    def restart(self, **changes: Any) -> None:
+        """As after a crash right behind a checkpoint, perhaps with another configuration."""
+        self._store.close()
+        self._open(parse({**CONFIG, **changes}, {}) if changes else self.config)
+
+    def close(self) -> None:
+        """Let go of the state file."""
+        self._store.close()
+
+    def tell(self, events: Iterable[Body], labels: Iterable[Body] = ()) -> None:
+        """Feed events and labels and commit."""
+        for partition, bodies in ((EVENTS, events), (LABELS, labels)):
+            self._source.extend(partition, [json.dumps(body).encode() for body in bodies])
+        poll = self._source.poll(100_000, 0.0)
+        for batch in decode_poll(self._decoder, poll):
+            self.engine.offer(batch)
+        self.engine.note_poll(poll, 0.0)
+        for now in (0.0, 1e6):  # the second step finds every partition idle, so that nothing holds time back
+            self.engine.step(now, seal_now=True)
+            self.engine.join(now)
+        self.told |= {incident.id: incident for incident in self.engine.checkpoint()}
+
+    def figures(self, outcome: str, *, basis: str = "cohort", window: str = "1m") -> dict[str, list[Body]]:
+        """The rows of an outcome by metric, in the order of time."""
+        rows = [history.performance_json(r) for r in history.performance_rows(self.engine)]
+        found: dict[str, list[Body]] = {}
+        for row in sorted(rows, key=lambda r: str(r["window_start"])):
+            if (row["outcome"], row["basis"], row["window"], row["segment"]) == (outcome, basis, window, {}):
+                found.setdefault(row["metric"], []).append(row)
+        return found
+
+    def details(self, **wanted: Any) -> Sequence[Mapping[str, Any]]:
+        """What stands behind the figures."""
+        with self._store.reader() as reader:
+            return past.details(reader, self.engine.names, Filters(**wanted), history.references(self.engine))
+
+    def of_kind(self, kind: IncidentKind) -> list[Incident]:
+        """What was told of it, as it stood last."""
+        return [incident for incident in self.told.values() if incident.kind is kind]
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Callable[..., Story]]:
+    """Begins a story with changes to the configuration."""
+    made: list[Story] = []
+
+    def start(**changes: Any) -> Story:
+        made.append(Story(tmp_path, **changes))
+        return made[-1]
+
+    yield start
+    for story in made:
+        story.close()
+
+
+def event(number: int, **changes: Any) -> Body:
+    """Ten a second; every second prediction is yes."""
+    yes = bool(number % 2)
+    return {
+        "inference_id": number, "model": "m", "timestamp": START + number / 10, "features": {"a": number * 7 % 17},
+        "prediction": {"label": "yes" if yes else "no", "score": 0.9 if yes else 0.1},
+        "segment": {"market": "eu" if number % 3 else "us"}, **changes,
+    }  # fmt: skip
+
+
+def truth(number: int, outcome: str, *, after: float = 0.5, **said: Any) -> Body:
+    """So many seconds after its prediction."""
+    return {"inference_id": number, "outcome": outcome, "timestamp": START + number / 10 + after, **said}
+
+
+def stays(numbers: range, rng: random.Random, mean: float) -> list[Body]:
+    """How long somebody stayed, exponential."""
+    return [truth(n, "dwell_seconds", value=rng.expovariate(1 / mean)) for n in numbers]
+
+
+def rows(truths: list[str | None], numbers: list[float | None], said: list[str | None]) -> pa.Table:
+    """As a join brings them, as far as it matters here."""
+    nan = float("nan")
+    return pa.table(
+        {
+            "label": pa.array(truths, pa.string()),
+            "number": pa.array([nan if n is None else n for n in numbers]),
+            "predicted_label": pa.array(said, pa.string()),
+            "value": pa.array([nan] * len(truths)),
+        }
+    )
+
+
+BINARY = ModelConfig(task="binary", positive_label="yes")
+ASKED = ModelConfig.model_validate(
+    {"task": "regression", "outcomes": {"sold": {"task": "regression"}, "click": {"positive_label": "1"}, "far": {}}}
+)
+WORDS = rows(["yes", "no"], [None, None], ["no", "yes"])
+CLICKS = rows(["click", "none"], [None, None], ["no", "yes"])
+FIGURES = rows(["1", "3.5"], [1.0, 3.5], ["no", "yes"])
+
+
+@pytest.mark.parametrize(
+    ("model", "outcome", "found", "expected"),
+    [
+        (BINARY, "label", FIGURES, Measure(Task.BINARY, "yes")),
+        (BINARY, "chargeback", WORDS, Measure(Task.BINARY, "yes")),
+        (BINARY, "click", CLICKS, Measure(Task.VALUE, is_settled=False)),
+        (BINARY, "dwell_seconds", FIGURES, Measure(Task.VALUE)),
+        (ModelConfig(), "appeal", WORDS, Measure(Task.MULTICLASS)),
+        (ModelConfig(), "click", CLICKS, Measure(Task.VALUE, is_settled=False)),
+        (ModelConfig(), "dwell_seconds", FIGURES, Measure(Task.VALUE)),
+        (ASKED, "label", FIGURES, Measure(Task.REGRESSION)),
+        (ASKED, "dwell_seconds", FIGURES, Measure(Task.VALUE)),
+        (ASKED, "sold", FIGURES, Measure(Task.REGRESSION)),
+        (ASKED, "click", FIGURES, Measure(Task.BINARY, "1")),
+        (ASKED, "far", FIGURES, Measure(Task.VALUE)),
+        (ASKED, "word", WORDS, Measure(Task.VALUE, is_settled=False)),
+    ],
+)
+def test_what_truths_are_held_to(model: ModelConfig, outcome: str, found: pa.Table, expected: Measure) -> None:
+    """The five rules."""
+    assert measure(model, outcome, found) == expected
+
+
+def test_a_model_and_an_outcome_may_call_the_positive_by_other_names() -> None:
+    """To say `show` is to foretell that `click` turns out `yes`; what is said beside is no."""
+    model = ModelConfig.model_validate(
+        {"task": "binary", "positive_label": "show", "outcomes": {"click": {"positive_label": "yes"}}}
+    )
+    told = in_words_of_the_outcome(model, "click", rows(["yes"] * 4, [None] * 4, ["show", "hide", "yes", None]))
+    assert told["predicted_label"].to_pylist() == ["yes", "", "", None]
+
+
+@pytest.mark.parametrize("model", [{"task": "binary", "positive_label": "yes"}, {"task": "regression"}, {}])
+def test_a_number_of_its_own_is_watched_whatever_the_model_predicts(begin: Callable[..., Story], model: Body) -> None:
+    """Its mean falls: figures with intervals and coverage, one incident that says what moved, over when it is back."""
+    story, rng = begin(models={"m": model}), random.Random(1)
+    plain = {"prediction": 5.0} if model.get("task") == "regression" else {}
+    for k in range(26):
+        numbers = range(k * 300, k * 300 + 300)
+        story.tell([event(n, **plain) for n in numbers], stays(numbers, rng, 3.0 if 10 <= k < 17 else 10.0))
+        if k in (8, 13):
+            story.restart()
+    found = story.figures("dwell_seconds")
+    assert set(found) == {"mean", "p05", "p50", "p95"}
+    row = found["mean"][3]
+    assert 8.5 < row["lower"] < row["value"] < row["upper"] < 11.5
+    assert (row["samples"], row["coverage"], row["best_constant"]) == (600, 1.0, None)
+    assert 9 < row["baseline_value"] < 11
+    assert story.figures("dwell_seconds", basis="arrival")["mean"]
+    (incident,) = story.of_kind(IncidentKind.PERFORMANCE)
+    (subject,) = incident.subjects
+    assert (subject.name, subject.kind, subject.statistic) == ("dwell_seconds.mean", "metric", "mean")
+    assert ": the mean of dwell seconds fell (mean 10" in incident.summary
+    assert abs(incident.onset_us / 1e6 - (START + 300)) < 10
+    assert incident.closed_us is not None
+    assert START + 500 < incident.closed_us / 1e6 < START + 700
+    assert not story.of_kind(IncidentKind.CONCEPT_DRIFT)
+    (detail, *_) = story.details(basis="cohort", window_seconds=60)
+    assert (detail["task"], len(detail["value_histogram"]["edges"])) == ("value", 41)
+
+
+def test_a_corrected_number_moves_its_cohort(begin: Callable[..., Story]) -> None:
+    """And the same again is a duplicate."""
+    story = begin()
+    story.tell([event(n) for n in range(600)], [truth(n, "dwell_seconds", value=10.0) for n in range(600)])
+    before = story.figures("dwell_seconds")["mean"][0]["value"]
+    again = [truth(n, "dwell_seconds", value=10.0 if n else 610.0, after=1.0) for n in range(300)]
+    story.tell([event(n) for n in range(600, 700)], again)
+    assert (before, story.figures("dwell_seconds")["mean"][0]["value"]) == (10.0, 11.0)
+    fates = history.summary(story.engine)["ground_truth"]
+    assert (fates["matched"], fates["corrected"], fates["duplicate"]) == (600, 1, 299)
+
+
+def test_classes_no_prediction_names_are_counted_until_the_configuration_tells_them(
+    begin: Callable[..., Story],
+) -> None:
+    """Then they are held to the score and to what the model calls positive."""
+    story = begin()
+    for k in range(3):
+        numbers = range(k * 600, k * 600 + 600)
+        story.tell(
+            [event(n) for n in numbers], [truth(n, "click", label="click" if n % 2 else "pass") for n in numbers]
+        )
+    assert not any(row["samples"] for rows in story.figures("click").values() for row in rows)
+    click = {"click": {"positive_label": "click"}}
+    story.restart(models={"m": {"task": "binary", "positive_label": "yes", "outcomes": click}})
+    for k in range(3, 6):
+        numbers = range(k * 600, k * 600 + 600)
+        labels = [truth(n, "click", label="click" if n % 2 and n % 10 != 1 else "pass") for n in numbers]
+        story.tell([event(n) for n in numbers], labels)
+    found = story.figures("click")
+    assert [row["value"] for row in found["recall"]][-2:] == [1.0, 1.0]
+    assert [row["value"] for row in found["accuracy"]][-2:] == [0.9, 0.9]
+    assert [row["coverage"] for row in found["accuracy"]] == [1.0] * 3
+
+
+def test_a_first_truth_that_could_be_anything_settles_nothing(begin: Callable[..., Story]) -> None:
+    """`no` alone is no positive label; the `yes` behind it shows what the outcome is."""
+    story = begin()
+    story.tell([event(n) for n in range(600)], [truth(n, "chargeback", label="no") for n in range(10)])
+    story.restart()
+    story.tell([], [truth(n, "chargeback", label="yes" if n % 2 else "no") for n in range(10, 600)])
+    (row,) = story.figures("chargeback")["accuracy"]
+    assert (row["value"], row["samples"], row["coverage"]) == (1.0, 590, 1.0)
