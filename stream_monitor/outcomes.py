@@ -476,7 +476,7 @@ class Outcomes:
             part = part.take(np.arange(min(wanted, len(part)), len(part)))
         if held.reference is not None and held.reference.rows and len(part):
             self._watch(line, outcome, held, part, changed)
-            if self.engine.config.drift.detectors and held.task is not Task.VALUE:
+            if self.engine.config.drift.detectors:
                 self._detect(line, held, part.joined, part.time_us, part.made_us, changed)
         for of, row in self.cohorts.lines(version, every.segment):
             if not of.is_whole:
@@ -621,6 +621,8 @@ class Outcomes:
         self, line: Line, held: _Arrivals, joined: Joined, time_us: Ints, made_us: Ints, changed: dict[str, Incident]
     ) -> None:
         assert held.reference is not None
+        if held.task is Task.VALUE:
+            return  # detectors of errors: a number of its own is none
         errors = standardised_errors(joined, held.reference)
         name = "mean_absolute_error" if held.task is Task.REGRESSION else "error_rate"
         followed = 0
