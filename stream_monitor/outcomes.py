@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,6 +76,10 @@ LEARN_LABELS = 1_000
 SEGMENT_RING = 1_024
 """Truths remembered of a segment: its watch is for what is large in a small part, and there may be fifty of them."""
 
+MOST_CLASSES = 10
+CLASSES_SHARE = 0.5
+"""The most frequent of many classes are watched by themselves, by half of the outcome's part: one that turns is diluted."""
+
 RECENT_ERRORS = 64
 USUAL_ERRORS = 2_048
 """Over how many errors the fading means go that tell which way errors moved. A shift of a quarter of a standard deviation,
@@ -109,6 +115,8 @@ class _Arrivals:
     concept: Concept | None = None  # made when a truth comes that can be judged
     stored_concept: bytes | None = None  # as the state file has it
     latest: dict[int, int] = field(default_factory=dict)  # by window seconds: when the newest closed one began
+    classes: dict[str, Concept] = field(default_factory=dict)  # of several classes: the watch over each
+    stored_classes: dict[str, bytes] = field(default_factory=dict)
     holding: Holding = field(default_factory=Holding)
     kinds: Kinds | None = None  # how its truths are told apart by what they say, once it was asked
 
@@ -202,6 +210,9 @@ class Outcomes:
         for key, body in store.states("concept").items():
             line, outcome = key.split("/")
             outcomes._arrivals[(int(line), int(outcome))].stored_concept = body
+        for key, body in store.states("class_concept").items():
+            line, outcome, label = key.split("/", 2)
+            outcomes._arrivals[(int(line), int(outcome))].stored_classes[label] = body
         for key, body in store.states("held_truths").items():
             line, outcome = key.split("/")
             if (int(line), int(outcome)) in outcomes._arrivals:
@@ -336,6 +347,9 @@ class Outcomes:
                 held.concept = held.stored_concept = held.kinds = None
                 held.learnt = held.learnt if line.is_whole else OutcomeProfile(held.task, held.positive_label)
                 self.engine.store.drop_states("concept", [f"{number}/{outcome}"])
+                labels = [*held.classes, *held.stored_classes]
+                self.engine.store.drop_states("class_concept", [f"{number}/{outcome}/{label}" for label in labels])
+                held.classes, held.stored_classes = {}, {}
                 held.detect_anew(DetectorBank(1, makes=self.engine.config.drift.detectors))
                 self._dirty_arrivals.add((number, outcome))
 
@@ -476,6 +490,8 @@ class Outcomes:
             part = part.take(np.arange(min(wanted, len(part)), len(part)))
         if held.reference is not None and held.reference.rows and len(part):
             self._watch(line, outcome, held, part, changed)
+            if held.task is Task.MULTICLASS:
+                self._watch_classes(line, outcome, held, part, changed)
             if self.engine.config.drift.detectors:
                 self._detect(line, held, part.joined, part.time_us, part.made_us, changed)
         for of, row in self.cohorts.lines(version, every.segment):
@@ -509,7 +525,7 @@ class Outcomes:
         held.concept = Concept(
             relation,
             Budget.parse(drift.false_alarms),
-            self._share_at(line, at_us),
+            self._share_at(line, at_us) * _whole_share(line, held),
             drift.minimum_effect,
             remembered=RING if line.is_whole else SEGMENT_RING,
         )
@@ -542,16 +558,13 @@ class Outcomes:
         concept = self._concept(line, held, int(part.time_us[0]))
         if concept is None:
             return
-        segments = self.engine.names.segments
-        codes = np.unique(part.segment).tolist() if line.is_whole else []
-        names = {code: [f"{key} is {value}" for key, value in segments[code]] for code in codes}
         turns = concept.update(
             part.joined,
             part.made_us,
             part.time_us,
             part.segment,
-            names=names,
-            share_at=lambda t: self._share_at(line, t),
+            names=self._segment_names(part) if line.is_whole else {},
+            share_at=lambda t: self._share_at(line, t) * _whole_share(line, held),
         )
         for turn in turns:
             if self._is_told_of_the_whole(line, outcome, turn):
@@ -559,6 +572,64 @@ class Outcomes:
             noted = self._tell(line, outcome, held, turn)
             self.engine.count_opened(noted, now_us=turn.time_us)
             changed.update({incident.id: incident for incident in noted})
+
+    def _segment_names(self, part: Arrived) -> dict[int, list[str]]:
+        segments = self.engine.names.segments
+        return {
+            code: [f"{key} is {value}" for key, value in segments[code]] for code in np.unique(part.segment).tolist()
+        }
+
+    def _watch_classes(
+        self, line: Line, outcome: int, held: _Arrivals, part: Arrived, changed: dict[str, Incident]
+    ) -> None:
+        """The errors of each of the most frequent classes; what is found joins what is told of all."""
+        if not held.classes:
+            held.classes = self._of_classes(line, held, int(part.time_us[0]))
+        truth, names = np.array(part.joined.truth_label.to_pylist(), object), self._segment_names(part)
+        for label, concept in held.classes.items():
+            mine = part.take(np.flatnonzero(truth == label))
+            share = CLASSES_SHARE / len(held.classes)
+            turns = concept.update(
+                mine.joined,
+                mine.made_us,
+                mine.time_us,
+                mine.segment,
+                names=names,
+                share_at=partial(self._share_of_class, line, share),
+            )
+            for turn in turns:
+                of_class = f"{turn.detail} where the truth is {label}"
+                noted = self._tell(
+                    line, outcome, held, replace(turn, aspect=f"{turn.aspect}[{label}]", detail=of_class)
+                )
+                self.engine.count_opened(noted, now_us=turn.time_us)
+                changed.update({incident.id: incident for incident in noted})
+
+    def _share_of_class(self, line: Line, share: float, at_us: int) -> float:
+        return self._share_at(line, at_us) * share
+
+    def _of_classes(self, line: Line, held: _Arrivals, at_us: int) -> dict[str, Concept]:
+        assert held.reference is not None
+        rows: Counter[str] = Counter()
+        for (label, _), count in held.reference.pairs.items():
+            rows[label] += count
+        relations = {
+            label: relation
+            for label, _ in sorted(rows.items(), key=lambda pair: (-pair[1], pair[0]))[:MOST_CLASSES]
+            if (relation := Relation.of_class(held.reference, label)) is not None
+        }
+        drift = self.engine.config.drift
+        found = {}
+        for label, relation in relations.items():
+            share = self._share_of_class(line, CLASSES_SHARE / len(relations), at_us)
+            concept = Concept(
+                relation, Budget.parse(drift.false_alarms), share, drift.minimum_effect, remembered=SEGMENT_RING
+            )
+            if label in held.stored_classes:
+                concept.restore(held.stored_classes[label])
+            found[label] = concept
+        held.stored_classes = {}
+        return found
 
     def _is_told_of_the_whole(self, line: Line, outcome: int, turn: Turn) -> bool:
         """A segment that changes with its model is no news beside it."""
@@ -761,6 +832,8 @@ class Outcomes:
         )
         watched = {key: self._arrivals[key].concept for key in sorted(self._dirty_arrivals)}
         store.put_states("concept", {f"{a}/{b}": c.to_bytes() for (a, b), c in watched.items() if c is not None})
+        classes = {(a, b, label): c for a, b in watched for label, c in self._arrivals[(a, b)].classes.items()}
+        store.put_states("class_concept", {f"{a}/{b}/{label}": c.to_bytes() for (a, b, label), c in classes.items()})
         holdings = {f"{a}/{b}": self._arrivals[(a, b)].holding for a, b in sorted(self._dirty_arrivals)}
         store.put_states("held_truths", {key: held.to_bytes() for key, held in holdings.items() if held.seen})
         self._dirty_arrivals = set()
@@ -770,6 +843,11 @@ def _made(rows: pa.Table) -> list[tuple[Any, ...]]:
     """Prediction and outcome of each row, in Python."""
     columns = ("id_hi", "id_lo", "version", "outcome", "time_us")
     return list(zip(*(rows[name].to_pylist() for name in columns), strict=True))
+
+
+def _whole_share(line: Line, held: _Arrivals) -> float:
+    """Of an outcome's part: what is left where its classes are watched as well."""
+    return 1 - CLASSES_SHARE if line.is_whole and held.task is Task.MULTICLASS else 1.0
 
 
 def _faded(mean: float, values: Floats, *, over: int) -> float:

@@ -173,7 +173,7 @@ def test_what_grows_worse_says_when(story: Story) -> None:
     """The end of the window that raised the severity, for labels as for features: not when the incident opened."""
     story.tell(*traffic(0, 1200, lambda n: n % 10 == 0))
     [errors] = story.tell(*traffic(1200, 1800, lambda n: n % 4 == 0))
-    assert (errors.severity, errors.opened_us, errors.worsened_us) == ("warning", (START * 10 + 1445) * 10**5, None)
+    assert (errors.severity, errors.opened_us, errors.worsened_us) == ("warning", (START * 10 + 1457) * 10**5, None)
     [errors] = story.tell(*traffic(1800, 2400, lambda n: n % 10 < 7))
     assert (errors.severity, errors.worsened_us) == ("critical", (START + 210) * 10**6)
     story.tell([event(n, n / 10, yes=n % 10 > 2) for n in range(2400, 3000)])
@@ -257,6 +257,29 @@ def test_a_segment_that_changes_alone_has_an_incident_of_its_own(tmp_path: Path)
     assert incident.closed_us is not None
     assert "m3" not in incident.subjects[0].detail
     assert all(i.opened_us > incident.opened_us for i in told.values() if not i.line.segment)
+
+
+def test_a_class_that_turns_is_found_and_named(tmp_path: Path) -> None:
+    """One of ten classes is taken for another more often than not: its incident opens within its next 200 truths."""
+    story = Story(tmp_path, windows=["1h"], drift={"learn_from": 10**6}, models={"m": {"task": "multiclass"}})
+    draw, told = random.Random(9), dict[str, Incident]()
+    for start in range(0, 7_000, 1_000):
+        numbers = range(start, start + 1_000)
+        truth = {n: 0 if draw.random() < 0.3 else 1 + n % 9 for n in numbers}
+        wrong = {n: draw.random() < (0.6 if truth[n] == 0 and n >= 4_000 else 0.1) for n in numbers}
+        said = [{"label": f"c{(truth[n] + wrong[n]) % 10}"} for n in numbers]
+        events = [{**event(n, n / 10), "prediction": p} for n, p in zip(numbers, said, strict=True)]
+        labels = [{"inference_id": n, "label": f"c{truth[n]}", "timestamp": START + n / 10 + 0.5} for n in numbers]
+        told |= {i.id: i for i in story.tell(events, labels) if i.kind == "concept_drift"}
+        if start == 4_000:
+            story.restart()
+    story.close()
+    [incident] = told.values()
+    named = [e for e in incident.subjects if e.name == "error_rate[c0]"]
+    assert [e.name for e in incident.subjects if "[" in e.name] == ["error_rate[c0]"]
+    assert "where the truth is c0; the relation changed, inputs did not" in named[0].detail
+    assert (START + 300) * 10**6 < incident.onset_us < (START + 405) * 10**6  # the whole, which it dilutes, is unsure
+    assert incident.opened_us < (START + 460) * 10**6
 
 
 def test_an_incident_of_a_detector_ends_when_no_labels_come(tmp_path: Path) -> None:

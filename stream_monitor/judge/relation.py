@@ -91,6 +91,17 @@ class Relation:
             return _of_values(reference)
         return _of_numbers(reference) if reference.task is Task.REGRESSION else _of_classes(reference)
 
+    @classmethod
+    def of_class(cls, reference: OutcomeProfile, label: str) -> Relation | None:
+        """Of the truths of one class alone: how many are answered wrongly; None where there are too few."""
+        rows = sum(count for (truth, _), count in reference.pairs.items() if truth == label)
+        if rows < FEWEST_ROWS or not reference.is_whole:
+            return None
+        rate = (rows - reference.pairs[label, label] + 0.5) / (rows + 1)
+        nothing, deviation = np.zeros(0, np.int64), float(np.sqrt(rate * (1 - rate)))
+        return cls(reference.task, None, (_rate(rate, rows),), (nothing, nothing), np.zeros(0), rate, deviation, 0.0, 1.0, {},
+                   rows)  # fmt: skip
+
     def encode(self, joined: Joined) -> tuple[Ints, Floats]:
         """(n, aspects) cells, NONE where a row says nothing, and (n,) errors: 0 or 1, of numbers predicted - true.
 
