@@ -135,10 +135,14 @@ def events(rng: np.random.Generator, start_us: int) -> Iterator[Event]:
 
 @dataclass(slots=True)
 class Teller:
-    """Feeds the story to a memory source, in a thread of its own."""
+    """Feeds the story to a memory source, in a thread of its own.
+
+    `shown_us`: up to which event time people can see it, None before anything is. On a slow machine the story waits.
+    """
 
     source: MemorySource
     start_us: int
+    shown_us: Callable[[], int | None] = lambda: None
     story_seconds: float = STORY_SECONDS
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -148,10 +152,11 @@ class Teller:
         due: list[tuple[int, int, bytes]] = []
         ahead: Event | None = None
         pace = HOURS * 3600 / self.story_seconds
-        began, count = time.monotonic(), 0
+        before, count, told = time.monotonic(), 0, 0.0
         while not self.stop.wait(TICK_SECONDS):
-            passed = time.monotonic() - began
-            told = min(passed, self.story_seconds) * pace + max(0.0, passed - self.story_seconds)
+            now = time.monotonic()
+            told = self._next(told, (now - before) * (pace if told < HOURS * 3600 else 1.0))
+            before = now
             until = self.start_us + int(told * MICROSECONDS)
             made: list[bytes | None] = []
             while True:
@@ -170,6 +175,15 @@ class Teller:
                 labels.append(heapq.heappop(due)[2])
             self.source.extend(INFERENCE, made)
             self.source.extend(LABELS, labels)
+
+    def _next(self, told: float, step: float) -> float:
+        """Seconds of the story that are told after a step: not so far beyond what is shown that changes go unseen."""
+        shown = self.shown_us() or self.start_us
+        return max(told, min(told + step, (shown - self.start_us) / MICROSECONDS + AHEAD_SECONDS))
+
+
+AHEAD_SECONDS = 1_500
+"""Two seconds of the story at its pace: a machine that keeps up never waits."""
 
 
 def _line(body: dict[str, Any]) -> bytes:
@@ -304,7 +318,7 @@ def run_demo(*, port: int, duration: str | None, browser: bool) -> None:
         raise UsageError(f"--for {duration}: {error}") from error
     out = Console(highlight=False, soft_wrap=True)
     start_us = int(time.time() - HOURS * 3600) * MICROSECONDS
-    out.print("Two models, eight hours of traffic in 40 seconds (times are UTC):")
+    out.print("Two models, eight hours of traffic in 40 seconds, or as fast as this machine goes (times are UTC):")
     for line in story_lines(start_us):
         out.print(f"  {line}", markup=False)
     with tempfile.TemporaryDirectory(prefix="stream-monitor-demo-") as folder:
@@ -331,12 +345,19 @@ def _follow(followers: Sequence[Follower], out: Console, stop: threading.Event) 
                 out.print(line, markup=False)
 
 
+def _shown_us(service: Service) -> int | None:
+    """The event time up to which predictions are judged and labels joined in what the service shows."""
+    status = service.view.status()
+    marks = [_us(status[name]) for name in ("watermark", "label_watermark") if status.get(name)]
+    return min(marks) if marks else None
+
+
 def _serve(config: Config, store: Store, out: Console, *, start_us: int, seconds: int | None, browser: bool) -> None:
     source = MemorySource([Binding(p.stream, p.topic) for p in (INFERENCE, LABELS)])
     stop = threading.Event()
     engine = Engine(config, store, baselines=demo_baselines(config), expects_labels=True)
     service = Service(config, engine, source, on_incidents=Terminal(sys.stdout).tell, haste=HASTE)
-    teller = Teller(source, start_us)
+    teller = Teller(source, start_us, shown_us=lambda: _shown_us(service))
     followers = [Follower(service.view.labels, model, version, start_us + int(hour * 3600) * MICROSECONDS)
                  for model, version, hour in FOLLOWED]  # fmt: skip
     timer = None if seconds is None else threading.Timer(seconds, stop.set)

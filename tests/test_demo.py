@@ -194,3 +194,15 @@ def test_a_follower_keeps_to_its_cohort() -> None:
     [last] = says(cohort("01:00", 0.1, []), cohort("00:15", 1.0, [(0.2, 4.5), (0.9, 4.9)]))
     assert last.endswith("100% labelled, mae 5; no baseline. At 20% labelled it was 4.5")
     assert says(cohort("01:00", 0.1, []), cohort("00:15", 1.0, [(0.2, 4.5)])) == []
+
+
+def test_the_story_waits_for_a_slow_machine() -> None:
+    """It goes at its pace while what it tells is shown, stands when it is too far ahead, and never goes back."""
+    shown: list[int | None] = [None]
+    teller = demo.Teller(MemorySource([Binding(demo.INFERENCE.stream, "inference")]), START * MICROSECONDS,
+                         shown_us=lambda: shown[0])  # fmt: skip
+    assert teller._next(0.0, 72.0) == 72.0
+    assert teller._next(demo.AHEAD_SECONDS - 1.0, 72.0) == demo.AHEAD_SECONDS
+    shown[0] = (START + 600) * MICROSECONDS
+    assert teller._next(demo.AHEAD_SECONDS, 72.0) == demo.AHEAD_SECONDS + 72.0
+    assert teller._next(5_000.0, 72.0) == 5_000.0
