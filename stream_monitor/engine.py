@@ -27,6 +27,7 @@ from stream_monitor.names import Names
 from stream_monitor.outcomes import Outcomes
 from stream_monitor.publish.log import fields
 from stream_monitor.records import (
+    DEFAULT_OUTCOME,
     MICROSECONDS,
     NO_TIME,
     Codes,
@@ -69,9 +70,6 @@ UNNAMED_MODEL = "default"
 
 NAMES_PER_MODEL = 10
 """Labels may name models that were never seen and come later; beyond ten times the models, they share one name."""
-
-MOST_OUTCOMES = 1_000
-"""Outcome names told apart; an outcome name made of ids must not fill the memory."""
 
 WINDOWS_LOADED = 8
 """How many windows back the latest scores of a line are looked for at start: what is older is history."""
@@ -142,6 +140,7 @@ class Engine:
             horizon_us=config.label_horizon * MICROSECONDS,
             model_of_version=self.names.model_of_version,
             corrections_us=None if config.corrections is None else config.corrections * MICROSECONDS,
+            models=self.names.models,
         )
         saved = store.state("truth", "ledger")
         if saved is not None:
@@ -258,7 +257,7 @@ class Engine:
         if isinstance(columns, Inferences):
             refused += self._take_inferences(columns, parts, done)
         else:
-            self._take_labels(columns, parts)
+            refused += self._take_labels(columns, parts, done)
         if self.storms[stream].note(records, refused):
             raging = self.storms[stream].raging
             log.log(
@@ -293,7 +292,7 @@ class Engine:
         allowed = version >= 0
         refused = rows[~allowed]
         if len(refused):
-            self._refuse_models(columns, refused, parts[0].decoded.raw, done)
+            self._refuse(columns, refused, parts[0].decoded.raw, Reason.TOO_MANY_MODELS, done)
             rows, version = rows[allowed], version[allowed]
         left_out = np.isin(columns.cells.long_name_row, rows)
         self.count("dropped_values", int(left_out.sum()), reason=Reason.NAME_TOO_LONG)
@@ -319,20 +318,14 @@ class Engine:
         self._ready += int(on_time.sum())
         return len(refused)
 
-    def _refuse_models(self, columns: Inferences, rows: Ints, raw: RawBatch, done: Step) -> None:
-        """Records of models beyond the limit."""
-        raw_rows = np.array(
-            [
-                int(
-                    np.flatnonzero((raw.partition == raw.partitions.index(columns.partitions[p])) & (raw.offset == o))[
-                        0
-                    ]
-                )
-                for p, o in zip(columns.partition[rows].tolist(), columns.offset[rows].tolist(), strict=True)
-            ]
-        )
-        done.refused.append(Refused(raw, raw_rows, (Reason.TOO_MANY_MODELS,) * len(rows)))
-        self.count("rejected", len(rows), stream=Stream.INFERENCE, reason=Reason.TOO_MANY_MODELS)
+    def _refuse(self, columns: Inferences | Labels, rows: Ints, raw: RawBatch, reason: Reason, done: Step) -> None:
+        """Records that could be read, beyond a limit."""
+        at = {pair: k for k, pair in enumerate(zip(raw.partition.tolist(), raw.offset.tolist(), strict=True))}
+        partition = [raw.partitions.index(p) if p in raw.partitions else -1 for p in columns.partitions]
+        pairs = zip(columns.partition[rows].tolist(), columns.offset[rows].tolist(), strict=True)
+        raw_rows = np.array([at[partition[p], offset] for p, offset in pairs])
+        done.refused.append(Refused(raw, raw_rows, (reason,) * len(rows)))
+        self.count("rejected", len(rows), stream=raw.binding.stream, reason=reason)
 
     def _version_index(self, key: ModelKey) -> int:
         """The number of a version; a new one is set up, -1 beyond the limits."""
@@ -434,22 +427,30 @@ class Engine:
 
     # -- ground truth ----------------------------------------------------------------------------
 
-    def _take_labels(self, columns: Labels, parts: list[Admitted]) -> None:
+    def _take_labels(self, columns: Labels, parts: list[Admitted], done: Step) -> int:
         rows = np.concatenate([np.arange(p.start, p.stop) for p in parts])
         if not len(rows):
-            return
-        time = columns.time_us[rows]
-        before = self._observe(columns, rows, np.zeros(len(rows), np.bool_), parts)
+            return 0
         most = NAMES_PER_MODEL * self.config.limits.models
         models = np.array([*(self.names.model_index(m, most=most) for m in columns.models), -1], np.int32)
-        outcomes = np.array([self.names.outcome_index(o, most=MOST_OUTCOMES) for o in columns.outcomes], np.int32)
+        model = models[columns.model[rows]]
+        outcome = self._outcome_numbers(columns.outcomes, columns.outcome[rows], model)
+        allowed = outcome >= 0
+        refused = rows[~allowed]
+        if len(refused):
+            self._refuse(columns, refused, parts[0].decoded.raw, Reason.TOO_MANY_OUTCOMES, done)
+            rows, model, outcome = rows[allowed], model[allowed], outcome[allowed]
+        if not len(rows):
+            return len(refused)
+        time = columns.time_us[rows]
+        before = self._observe(columns, rows, np.zeros(len(rows), np.bool_), parts)
         self.truth.add_labels(
             pa.table(
                 {
                     "id_hi": columns.id_hi[rows],
                     "id_lo": columns.id_lo[rows],
-                    "model": models[columns.model[rows]],
-                    "outcome": outcomes[columns.outcome[rows]],
+                    "model": model,
+                    "outcome": outcome,
                     "time_us": time,
                     "arrival_us": self._arrival(time, before),
                     "label": columns.label.take(pa.array(rows)),
@@ -457,6 +458,23 @@ class Engine:
                 }
             )
         )
+        return len(refused)
+
+    def _outcome_numbers(self, names: Sequence[str], outcome: Codes, model: Codes) -> Codes:
+        """The number of each label's outcome (n,), -1 where its model has no place for it; places go by first come."""
+        pairs, first, place = np.unique(
+            model.astype(np.int64) * len(names) + outcome, return_index=True, return_inverse=True
+        )
+        numbers = np.zeros(len(pairs), np.int32)
+        for at in np.argsort(first).tolist():
+            of, name = int(model[first[at]]), names[outcome[first[at]]]
+            numbers[at] = self.names.outcome_index(of, name, kept=self._configured_outcomes(of))
+        return numbers[place]
+
+    def _configured_outcomes(self, model: int) -> set[str]:
+        """The outcomes that labels of a model may always name; of labels that name none, those of every model."""
+        known = self.config.models.values() if model < 0 else [self.config.model(self.names.models[model])]
+        return {DEFAULT_OUTCOME, *(name for told in known for name in told.outcomes)}
 
     # -- sealing ---------------------------------------------------------------------------------
 

@@ -6,11 +6,12 @@ Numbers are given in order of appearance and never change; the lists are part of
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 
+from stream_monitor.config import MOST_OUTCOMES
 from stream_monitor.records import Codes, Ints, LineKey, ModelKey
 from stream_monitor.store import Store
 
@@ -24,6 +25,7 @@ class Names:
         body: Mapping[str, list] = saved or {}  # type: ignore[type-arg]
         self.models: list[str] = list(body.get("models", []))
         self.outcomes: list[str] = list(body.get("outcomes", []))
+        self._places: dict[int, list[int]] = {model: list(held) for model, held in body.get("places", [])}
         self.versions: list[ModelKey] = [ModelKey(*v) for v in body.get("versions", [])]
         self.segments: list[Segment] = [tuple((k, v) for k, v in s) for s in body.get("segments", [[]])]
         self.lines: list[LineKey] = [
@@ -55,6 +57,7 @@ class Names:
             {
                 "models": self.models,
                 "outcomes": self.outcomes,
+                "places": list(self._places.items()),
                 "versions": self.versions,
                 "segments": self.segments,
                 "lines": self.lines,
@@ -65,9 +68,18 @@ class Names:
         """The number of a model, new if need be; beyond `most` the rest share one."""
         return _index(self.models, model, most)
 
-    def outcome_index(self, outcome: str, *, most: int | None = None) -> int:
-        """The number of an outcome, new if need be; beyond `most` the rest share one."""
-        return _index(self.outcomes, outcome, most)
+    def outcome_index(self, model: int, outcome: str, *, kept: Collection[str]) -> int:
+        """The number of an outcome that labels of a model name (-1: of none), -1 where the model has no place left.
+
+        Those that are `kept` always have one.
+        """
+        known = self.outcomes.index(outcome) if outcome in self.outcomes else None
+        held = self._places.setdefault(model, [])
+        if outcome not in kept and known not in held:
+            if len(held) >= MOST_OUTCOMES or (known is None and len(self.outcomes) >= MOST_OUTCOME_NAMES):
+                return -1
+            held.append(len(self.outcomes) if known is None else known)
+        return _index(self.outcomes, outcome, None) if known is None else known
 
     def version_index(self, key: ModelKey) -> int | None:
         """The number of a version, None if it was never seen."""
@@ -117,6 +129,9 @@ class Names:
         """The segments of some numbers."""
         return [self.segments[n] for n in numbers.tolist()]
 
+
+MOST_OUTCOME_NAMES = 1_000
+"""Outcome names of all models together: models that nobody knows may come by the thousand too."""
 
 REST = "(others)"
 """What names beyond a limit are called."""

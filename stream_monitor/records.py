@@ -69,6 +69,7 @@ class Reason(StrEnum):
     BAD_LABEL = "bad_label"  # a label that is a list or an object, a value that is no finite number
     NAME_TOO_LONG = "name_too_long"  # a model, version, outcome or segment name beyond 200 characters
     TOO_MANY_MODELS = "too_many_models"  # beyond limits.models
+    TOO_MANY_OUTCOMES = "too_many_outcomes"  # ground truth of a model that has its twenty outcomes
 
 
 class Kind(IntEnum):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stream_monitor.names import REST
 from stream_monitor.records import MICROSECONDS, NO_TIME, Codes, Flags, Hashes, Ints
 from stream_monitor.store import LABELS, PREDICTIONS, Store
 from stream_monitor.window.join import (
@@ -181,10 +182,17 @@ class Ledger:
             if sum(counts) > FADING_DELAYS:
                 self.class_delays[key] = np.diff(np.cumsum(counts) // 2, prepend=0).tolist()
 
-    def tell(self) -> None:
-        """Bring what is told up to what is counted."""
-        for key, count in self.labels.items():
-            self.told_labels[key] = max(self.told_labels[key], count)
+    def tell(self, predicting: Collection[str] | None = None) -> None:
+        """Bring what is told up to what is counted; labels of models that never predicted together, if it is said which do.
+
+        Anybody can make such models up, by the thousand.
+        """
+        counts: Counter[tuple[str, str]] = Counter()
+        for (model, fate), count in self.labels.items():
+            counts[(model if predicting is None or model in ("", *predicting) else REST, fate)] += count
+        told = {key: max(self.told_labels[key], count) for key, count in counts.items()}
+        self.told_labels.clear()
+        self.told_labels.update(told)
         for version, counts in self.delays.items():
             told = self.told_delays.get(version, counts)
             self.told_delays[version] = [max(pair) for pair in zip(told, counts, strict=True)]
@@ -296,12 +304,15 @@ class Truth:
         horizon_us: int,
         model_of_version: Callable[[int], int],
         corrections_us: int | None = None,
+        models: Sequence[str] | None = None,
     ) -> None:
-        """`corrections_us`: how long truths may be corrected, None: as long as the horizon."""
+        """`corrections_us`: how long truths may be corrected, None: as long as the horizon. `models`: their names, a list
+        that grows."""
         self._store = store
         self._horizon_us = horizon_us
         self._corrections_us = corrections_us
         self._model_of_version = model_of_version
+        self._model_names = models
         self._new_predictions: list[pa.Table] = []
         self._new_labels: list[pa.Table] = []
         self._next_prediction = int(store.meta("next_prediction") or 1)
@@ -420,7 +431,7 @@ class Truth:
         self._keep(stored, after)
         self._count_labels(before, after, model_names)
         self._count_predictions(before, after)
-        self.ledger.tell()
+        self.ledger.tell(self._predicting())
         return _difference(before, after)
 
     def _stored_labels(self, batch: pa.Table) -> pa.Table:
@@ -542,6 +553,12 @@ class Truth:
             counts[b] = max(0, counts[b] + sign * count)  # what is taken back may have faded
             if not any(counts):  # a label that turned out to speak of another version leaves no trace
                 del self.ledger.class_delays[key]
+
+    def _predicting(self) -> set[str] | None:
+        """The models that ever predicted, None where nobody said how they are called."""
+        if self._model_names is None:
+            return None
+        return {self._model_names[self._model_of_version(version)] for version in self.ledger.predictions}
 
     def _models(self, predictions: pa.Table) -> Codes:
         """The model of each prediction."""
@@ -675,7 +692,7 @@ class Truth:
                     self.ledger.labels[(model, "orphan_expired")] += orphans
             self._store.drop_block(LABELS, block)
         self._fade(watermark_us)
-        self.ledger.tell()
+        self.ledger.tell(self._predicting())
         return dropped
 
     def _fade(self, watermark_us: int) -> None:

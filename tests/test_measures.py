@@ -249,3 +249,37 @@ def test_a_first_truth_that_could_be_anything_settles_nothing(begin: Callable[..
     story.tell([], [truth(n, "chargeback", label="yes" if n % 2 else "no") for n in range(10, 600)])
     (row,) = story.figures("chargeback")["accuracy"]
     assert (row["value"], row["samples"], row["coverage"]) == (1.0, 590, 1.0)
+
+
+def test_a_flood_of_outcome_names_is_refused(begin: Callable[..., Story]) -> None:
+    """Twenty have places, those that are configured and the label always; the rest has a reason, over restarts too."""
+    model = {"task": "binary", "positive_label": "yes", "outcomes": {"late": {"task": "value"}}}
+    story = begin(models={"m": model})
+    story.tell([event(n) for n in range(600)], [truth(n, f"o{n}", label="yes") for n in range(300)])
+    story.restart()
+    story.tell([], [truth(n, f"o{n}", label="yes") for n in range(10, 300)])
+    story.tell(
+        [], [truth(n, "late", value=1.0) for n in range(10)] + [truth(n, "label", label="yes") for n in range(10)]
+    )
+    story.tell([], [truth(n, f"o{n}", label="yes", model="m") for n in range(300, 400)])
+    fates = history.summary(story.engine)["ground_truth"]
+    assert fates["offered"] == 300 + 290 + 20 + 100
+    assert (fates["matched"], fates["duplicate"], fates["rejected"]) == (20 + 20 + 20, 10, 280 + 280 + 80)
+    assert history.total(story.engine, "rejected", reason="too_many_outcomes") == fates["rejected"]
+    assert len(story.engine.names.outcomes) == 42
+
+
+def test_models_that_never_predicted_share_their_series(begin: Callable[..., Story]) -> None:
+    """Anybody can make such names up; one that predicts after all has its own, and no counter falls."""
+
+    def told() -> dict[tuple[str, str], int]:
+        return dict(story.engine.truth.ledger.told_labels)
+
+    story = begin()
+    story.tell([event(n) for n in range(600)], [truth(n, "label", label="yes", model=f"zz{n}") for n in range(500)])
+    story.tell([], [truth(n, "label", label="yes") for n in range(100)])
+    assert {model for model, _ in told()} == {"m", "(others)"}
+    assert told()[("(others)", "orphan_waiting")] == 500
+    story.tell([event(n, model="zz7") for n in range(7, 600)])
+    assert told()[("zz7", "matched")] == 1
+    assert {model for model, _ in told()} == {"m", "zz7", "(others)"}
