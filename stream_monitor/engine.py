@@ -141,6 +141,7 @@ class Engine:
             model_of_version=self.names.model_of_version,
             corrections_us=None if config.corrections is None else config.corrections * MICROSECONDS,
             models=self.names.models,
+            horizon_of=self.outcome_horizon_us,
         )
         saved = store.state("truth", "ledger")
         if saved is not None:
@@ -171,6 +172,11 @@ class Engine:
         self._expired_day = NO_TIME
         for version in self.versions.values():
             self.note(version.take_given(now_us=self.sealed_us))
+
+    def outcome_horizon_us(self, model: int, outcome: int) -> int | None:
+        """How long after a prediction a truth of an outcome counts; None: as long as labels are waited for."""
+        known = self.config.model(self.names.models[model]).outcomes.get(self.names.outcomes[outcome])
+        return None if known is None or known.horizon is None else known.horizon * MICROSECONDS
 
     def given_for(self, key: ModelKey) -> Baseline | None:
         """The configured baseline of a version: its own, else its model's, else one of rows that name no model."""
@@ -544,7 +550,7 @@ class Engine:
     def join(self, now_seconds: float) -> None:
         """Meet labels and predictions, then judge the outcomes whose time has passed."""
         if self.truth.has_work():
-            met = self.truth.join(self.names.models)
+            met = self.truth.join(self.names.models, label_outcome=self.names.known_outcome(DEFAULT_OUTCOME))
             self.outcomes.take(met)
             self.revisions.take(met)
             self.classes.take(met)

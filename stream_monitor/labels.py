@@ -130,6 +130,7 @@ class _Truths:
     is_late: bool = False
     spells: list[tuple[int, int]] = field(default_factory=list)  # when incidents were open, an open one to OPEN_END
     kinds: Kinds | None = None  # how its truths are told apart; not stored, the reference says it
+    horizon_us: int | None = None  # beyond it truths do not count; not stored, the configuration says it
     first_kinds: Ints = field(default_factory=lambda: np.zeros(KINDS, np.int64))  # of the first labels, until trusted
     newest_made_us: int = NO_TIME  # of the same
     fair_us: int = OPEN_END  # when these turned out to be a fair sample
@@ -247,6 +248,7 @@ class LabelArrival:
         truths = held.truths.get(outcome)
         if truths is None:
             truths = held.truths[outcome] = _Truths(int(made_us[0]), [{} for _ in self.levels])
+            truths.horizon_us = self._horizon_us(version, outcome)
         truths.kinds = by
         kind = np.zeros(len(made_us), np.int64) if kind is None else kind
         for level, cells in zip(self.levels, truths.cells, strict=True):
@@ -370,7 +372,7 @@ class LabelArrival:
         known = [k for k in range(len(AGES)) if curve.knows(k, cells=FEW_CELLS) and curve.kinds[k].sum() >= fewest]
         if by is None or not known:
             return
-        last, horizon = known[-1], self.engine.config.label_horizon
+        last, horizon = known[-1], self._horizon_seconds(truths)
         usual, rows, is_own = curve.kinds[last], float(curve.kinds[last].sum()), True
         if truths.trusted_us > at_us and 2 * AGES[last] <= horizon:
             if by.usual is not None:
@@ -482,10 +484,20 @@ class LabelArrival:
         """The age by which labels are usually through, and a fair sample; None while that cannot be told."""
         truths = self._truths(version, outcome)
         step = None if truths is None else self._through(truths)
-        return None if step is None else int(AGES_US[step])
+        if truths is None or step is None:
+            return None if truths is None else truths.horizon_us
+        return min(int(AGES_US[step]), truths.horizon_us or OPEN_END)
+
+    def _horizon_us(self, version: int, outcome: int) -> int | None:
+        return self.engine.outcome_horizon_us(self.engine.names.model_of_version(version), outcome)
+
+    def _horizon_seconds(self, truths: _Truths) -> float:
+        """Beyond it predictions are forgotten, or their truths do not count."""
+        own = truths.horizon_us
+        return self.engine.config.label_horizon if own is None else own / MICROSECONDS
 
     def _through(self, truths: _Truths) -> int | None:
-        step = truths.curve.through(horizon_seconds=self.engine.config.label_horizon)
+        step = truths.curve.through(horizon_seconds=self._horizon_seconds(truths))
         waits = truths.waits[-1][1] if truths.waits else OPEN_END
         return None if step is None or waits == OPEN_END else max(step, int(np.searchsorted(AGES_US, waits)))
 
@@ -525,9 +537,10 @@ class LabelArrival:
         """Whether a cohort's labels are through, as those of usual cohorts are; so it is waited for, not corrected."""
         truths = self._truths(version, outcome)
         step = None if truths is None else self._through(truths)
+        is_final = truths is not None and truths.horizon_us is not None and now_us >= end_us + truths.horizon_us
         if truths is None or step is None:
-            return Ripeness.UNKNOWN
-        if now_us < end_us + AGES_US[step]:
+            return Ripeness.RIPE if is_final else Ripeness.UNKNOWN
+        if now_us < end_us + AGES_US[step] and not is_final:
             return Ripeness.YOUNG
         usual = truths.curve.usual(step)
         # Twice the spread between usual cohorts of this size: a sound one in forty is kept waiting for more.
@@ -630,6 +643,7 @@ class LabelArrival:
             truths.excursions = {int(k): Excursion.from_json(v) for k, v in saved["excursions"].items()}
             if is_same:
                 truths.cells = [_cells_from_json(cells) for cells in saved["cells"]]
+            truths.horizon_us = self._horizon_us(version, int(outcome))
             held.truths[int(outcome)] = truths
 
 

@@ -68,12 +68,16 @@ class Names:
         """The number of a model, new if need be; beyond `most` the rest share one."""
         return _index(self.models, model, most)
 
+    def known_outcome(self, outcome: str) -> int | None:
+        """The number of an outcome, None if no label has named it."""
+        return self.outcomes.index(outcome) if outcome in self.outcomes else None
+
     def outcome_index(self, model: int, outcome: str, *, kept: Collection[str]) -> int:
         """The number of an outcome that labels of a model name (-1: of none), -1 where the model has no place left.
 
         Those that are `kept` always have one.
         """
-        known = self.outcomes.index(outcome) if outcome in self.outcomes else None
+        known = self.known_outcome(outcome)
         held = self._places.setdefault(model, [])
         if outcome not in kept and known not in held:
             if len(held) >= MOST_OUTCOMES or (known is None and len(self.outcomes) >= MOST_OUTCOME_NAMES):

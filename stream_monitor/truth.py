@@ -41,9 +41,11 @@ DAY_US = 86_400 * MICROSECONDS
 FAR_US = 2**62 // DAY_US * DAY_US
 """Later than any time. A label without one speaks of the newest prediction, and waits for it however long."""
 
-FATES = ("matched", "duplicate", "corrected", "orphan_waiting")
-"""NEW, DUPLICATE and CORRECTED as the ledger names them; a NEW label without a prediction is an ORPHAN."""
-ORPHAN = len(FATES) - 1
+FATES = ("matched", "duplicate", "corrected", "orphan_waiting", "orphan_expired")
+"""NEW, DUPLICATE and CORRECTED as the ledger names them; a NEW label without a prediction is an ORPHAN, and one that came
+beyond the horizon of its outcome is TOO_LATE for every prediction it speaks of."""
+ORPHAN, TOO_LATE = 3, 4
+_TOO_LATE_KEY = np.uint64(0x2545F4914F6CDD1D)
 
 DELAY_BOUNDS_SECONDS = (1, 10, 60, 600, 3600, 21_600, 86_400, 604_800, 2_592_000, 7_776_000, 15_552_000)
 """The bounds of the label delay histogram; the metrics catalogue has the same, a test says so."""
@@ -163,6 +165,7 @@ class Ledger:
         default_factory=dict
     )  # (day, version) -> [made, labelled]
     truths: dict[tuple[int, int], int] = field(default_factory=lambda: defaultdict(int))  # (version, outcome)
+    of_label: dict[int, int] = field(default_factory=dict)  # versions for which a truth of the outcome `label` has come
     told_labels: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     told_delays: dict[int, list[int]] = field(default_factory=dict)
     told_delay_us: dict[int, int] = field(default_factory=lambda: defaultdict(int))
@@ -175,6 +178,19 @@ class Ledger:
                 key = (version, outcome, OTHER_CLASSES)
             self.class_delays.setdefault(key, [0] * (len(CLASS_DELAY_BOUNDS_SECONDS) + 1))
         return key
+
+    def begin_labels(self, version: int) -> None:
+        """Its labels come: until now other outcomes stood for them, and made predictions labelled that are not.
+
+        Those whose days are gone have expired without one.
+        """
+        kept = 0
+        for (_, v), counts in self.prediction_days.items():
+            if v == version:
+                kept, counts[1] = kept + counts[1], 0
+        self.expired[version] += self.labelled[version] - kept
+        self.labelled[version] = 0
+        self.of_label[version] = 1
 
     def fade(self) -> None:
         """Halve the delays of classes that have enough of them; the shares of their bins stay."""
@@ -231,7 +247,7 @@ def _widened(counts: list[int]) -> list[int]:
 
 
 _BY_PAIR = ("labels", "label_days", "prediction_days", "truths", "told_labels")
-_BY_NUMBER = ("labelled", "expired", "predictions", "delays", "delay_us", "told_delays", "told_delay_us")
+_BY_NUMBER = ("of_label", "labelled", "expired", "predictions", "delays", "delay_us", "told_delays", "told_delay_us")
 
 
 @dataclass(slots=True)
@@ -265,12 +281,13 @@ class _Standing:
     owner: Codes
     day: Ints
     truths: Truths
+    too_late: Flags  # (labels,)
 
     def fates(self) -> Codes:
         """The fate of each label, as a place in FATES."""
         waits = self.decision.fate == NEW
         waits[self.aims.label] = False
-        return np.where(waits, ORPHAN, self.decision.fate)
+        return np.where(self.too_late, TOO_LATE, np.where(waits, ORPHAN, self.decision.fate))
 
     def surplus(self) -> Flags:
         """Which labels have been counted and will mean nothing more."""
@@ -283,10 +300,12 @@ class _Standing:
         """One number for prediction and outcome of each truth."""
         return (self.truths.prediction << OUTCOME_BITS) + self.truths.outcome
 
-    def labelled(self, n: int) -> Flags:
-        """Which of n predictions, in the order they came, have a truth."""
+    def labelled(self, n: int, label: int | None, of_label: Collection[int]) -> Flags:
+        """Which of n predictions, in the order they came, have a truth: those of versions `of_label` one of that outcome."""
         found = np.zeros(n, np.bool_)
-        found[self.truths.prediction] = True
+        version = self.predictions["version"].to_numpy()[self.truths.prediction]
+        counts = ~np.isin(version, list(of_label)) | (self.truths.outcome == label)
+        found[self.truths.prediction[counts]] = True
         return found
 
     def firsts(self) -> Ints:
@@ -305,14 +324,16 @@ class Truth:
         model_of_version: Callable[[int], int],
         corrections_us: int | None = None,
         models: Sequence[str] | None = None,
+        horizon_of: Callable[[int, int], int | None] | None = None,
     ) -> None:
         """`corrections_us`: how long truths may be corrected, None: as long as the horizon. `models`: their names, a list
-        that grows."""
+        that grows. `horizon_of` (model, outcome): microseconds after which its truths do not count, None: all do."""
         self._store = store
         self._horizon_us = horizon_us
         self._corrections_us = corrections_us
         self._model_of_version = model_of_version
         self._model_names = models
+        self._horizon_of = horizon_of
         self._new_predictions: list[pa.Table] = []
         self._new_labels: list[pa.Table] = []
         self._next_prediction = int(store.meta("next_prediction") or 1)
@@ -400,8 +421,10 @@ class Truth:
 
     # -- joining ---------------------------------------------------------------------------------
 
-    def join(self, model_names: list[str]) -> Met:
+    def join(self, model_names: list[str], *, label_outcome: int | None = None) -> Met:
         """Meet the collected labels with the waiting predictions and new predictions with the stored labels.
+
+        `label_outcome`: the number of the outcome `label`, once a label has named it.
 
         What the rows of these ids meant before and what they mean now are both read from the rows; the difference is
         what is new. So a prediction that comes after its label, even as a second use of its id, ends as if it had come first.
@@ -430,7 +453,7 @@ class Truth:
         after = self._stand(labels, predictions, texts)
         self._keep(stored, after)
         self._count_labels(before, after, model_names)
-        self._count_predictions(before, after)
+        self._count_predictions(before, after, label_outcome)
         self.ledger.tell(self._predicting())
         return _difference(before, after)
 
@@ -468,6 +491,9 @@ class Truth:
         placed_us = _greatest(aims, made_us[aims.prediction], np.full(len(labels), NO_TIME))
         shelf_us = self._shelf_time(made_us, made_arrival_us)
         key, rank = label_key(ids, named, outcome, aims.epoch), truth_rank(time_us, texts)
+        shelves = _greatest(aims, shelf_us[aims.prediction] // DAY_US, labels["day"].to_numpy())
+        aims, too_late = self._in_time(aims, models, outcome, time_us, made_us)
+        key = np.where(too_late, key ^ _TOO_LATE_KEY, key)  # what comes too late corrects nothing
         return _Standing(
             labels=_with(labels, "arrival_us", np.where(timeless & (arrival_us == NO_TIME), placed_us, arrival_us)),
             predictions=predictions,
@@ -477,7 +503,7 @@ class Truth:
             decision=decide(key, time_us, texts),
             aims=aims,
             owner=_owners(ids, named, made_ids, models),
-            day=_greatest(aims, shelf_us[aims.prediction] // DAY_US, labels["day"].to_numpy()),
+            day=shelves,
             truths=truths(
                 aims,
                 rank=rank,
@@ -485,7 +511,25 @@ class Truth:
                 label_arrival_us=np.where(timeless, NO_TIME, arrival_us),
                 prediction_arrival_us=made_arrival_us,
             ),
+            too_late=too_late,
         )
+
+    def _in_time(self, aims: Aims, models: Codes, outcome: Codes, time_us: Ints, made_us: Ints) -> tuple[Aims, Flags]:
+        """The pairs within the horizons of their outcomes; which labels (n,) have pairs, and none within."""
+        is_late = np.zeros(len(aims.label), np.bool_)
+        of = outcome[aims.label].astype(np.int64)
+        pairs, place = np.unique((models[aims.prediction].astype(np.int64) << OUTCOME_BITS) + of, return_inverse=True)
+        for k, pair in enumerate(pairs.tolist()):
+            model, number = pair >> OUTCOME_BITS, pair & ((1 << OUTCOME_BITS) - 1)
+            horizon_us = None if self._horizon_of is None else self._horizon_of(model, number)
+            if horizon_us is not None:
+                mine = place == k
+                time = time_us[aims.label[mine]]
+                is_late[mine] = (time != NO_TIME) & (time > made_us[aims.prediction[mine]] + horizon_us)
+        too_late = np.zeros(len(time_us), np.bool_)
+        too_late[aims.label] = True
+        too_late[aims.label[~is_late]] = False
+        return Aims(aims.label[~is_late], aims.prediction[~is_late], aims.epoch), too_late
 
     def _keep(self, stored: pa.Table, after: _Standing) -> None:
         """Put new labels on their shelf, and those that met another prediction on its.
@@ -505,9 +549,18 @@ class Truth:
 
     # -- counting --------------------------------------------------------------------------------
 
-    def _count_predictions(self, before: _Standing, after: _Standing) -> None:
-        """First truths: the prediction is labelled, and its delay is known where its first label has a time."""
-        had, has = before.labelled(len(after.predictions)), after.labelled(len(after.predictions))
+    def _count_predictions(self, before: _Standing, after: _Standing, label: int | None) -> None:
+        """First truths: the prediction is labelled, and its delay is known where its first label has a time.
+
+        Once a truth of the outcome `label` has come for a version, the others do not make its predictions labelled.
+        """
+        n, version = len(after.predictions), after.predictions["version"].to_numpy()
+        had = before.labelled(n, label, self.ledger.of_label)
+        first = np.unique(version[after.truths.prediction[after.truths.outcome == label]]).tolist()
+        for v in sorted(set(first) - set(self.ledger.of_label)):
+            had &= version != v
+            self.ledger.begin_labels(v)
+        has = after.labelled(n, label, self.ledger.of_label)
         for changed, sign in ((had & ~has, -1), (has & ~had, 1)):
             chosen = after.predictions.select(["time_us", "arrival_us", "version"]).filter(pa.array(changed))
             day = self._shelf_time(chosen["time_us"].to_numpy(), chosen["arrival_us"].to_numpy()) // DAY_US

@@ -283,3 +283,77 @@ def test_models_that_never_predicted_share_their_series(begin: Callable[..., Sto
     story.tell([event(n, model="zz7") for n in range(7, 600)])
     assert told()[("zz7", "matched")] == 1
     assert {model for model, _ in told()} == {"m", "zz7", "(others)"}
+
+
+def test_a_truth_beyond_its_horizon_does_not_count(begin: Callable[..., Story]) -> None:
+    """Nor does it correct one that came in time; each such label has expired, and the figures of the outcome are final."""
+    outcomes = {"click": {"positive_label": "yes", "horizon": "1m"}}
+    story = begin(models={"m": {"task": "binary", "positive_label": "yes", "outcomes": outcomes}})
+    numbers = range(600)
+    story.tell(
+        [event(n) for n in numbers], [truth(n, "click", label="yes" if n % 2 else "no") for n in numbers if n % 3]
+    )
+    before = story.figures("click")["accuracy"][0]
+    story.restart()
+    late = [truth(n, "click", label="no" if n % 2 else "yes", after=61.0) for n in numbers]
+    story.tell([], [*late, truth(0, "click", label="no", after=60.0), truth(0, "label", label="no", after=61.0)])
+    fates = history.summary(story.engine)["ground_truth"]
+    assert (fates["matched"], fates["orphan_expired"], fates["corrected"]) == (402, 600, 0)
+    assert fates["offered"] == 1_002
+    after = story.figures("click")["accuracy"][0]
+    assert (before["value"], before["coverage"], before["samples"]) == (1.0, 400 / 600, 400)
+    assert (after["value"], after["coverage"], after["samples"]) == (1.0, 401 / 600, 401)
+    outcome = story.engine.names.outcomes.index("click")
+    asked = {"end_us": START * 10**6, "made": 100, "labelled": 66}
+    labels = story.engine.outcomes.labels
+    assert labels.ripeness(0, outcome, now_us=(START + 60) * 10**6, **asked) in ("ripe", "labels_missing")
+
+
+@pytest.mark.parametrize("prediction_first", [True, False])
+def test_a_label_and_its_prediction_part_whichever_comes_first(
+    begin: Callable[..., Story], prediction_first: bool
+) -> None:
+    """What waited for its prediction has expired once that is known to be too old."""
+    outcomes = {"click": {"positive_label": "yes", "horizon": "1m"}}
+    story = begin(models={"m": {"task": "binary", "positive_label": "yes", "outcomes": outcomes}})
+    labels = [truth(n, "click", label="yes", after=61.0 if n else 59.0) for n in range(10)]
+    events = [event(n) for n in range(10)]
+    for step in [(events, []), ([], labels)] if prediction_first else [([], labels), (events, [])]:
+        story.tell(*step)
+        story.restart()
+    fates = history.summary(story.engine)["ground_truth"]
+    assert (fates["matched"], fates["orphan_expired"], fates["orphan_waiting"]) == (1, 9, 0)
+
+
+def test_clicks_alone_do_not_label_what_waits_for_its_label(begin: Callable[..., Story]) -> None:
+    """As long as nothing else comes they do; from the first truth of the outcome `label` on, it alone counts."""
+
+    def predictions() -> tuple[int, ...]:
+        return tuple(history.summary(story.engine)["predictions"].values())
+
+    story = begin(label_horizon="2d")
+    story.tell([event(n) for n in range(600)], [truth(n, "click", value=1.0) for n in range(400)])
+    assert predictions() == (400, 200, 0)
+    story.restart()
+    story.tell([], [truth(n, "label", label="yes") for n in range(100)])
+    assert predictions() == (100, 500, 0)
+    story.restart()
+    story.tell([], [truth(n, "click", value=1.0) for n in range(400, 600)])
+    story.tell([], [truth(n, "label", label="no") for n in range(90, 110)])
+    assert predictions() == (110, 490, 0)
+    story.tell([event(10**7 + n, timestamp=START + 4 * 86_400 + n) for n in range(60)])
+    assert predictions() == (110, 60, 490)
+
+
+def test_clicks_whose_days_are_gone_leave_predictions_that_expired_without_a_label(begin: Callable[..., Story]) -> None:
+    """The first label comes when the first predictions are forgotten already."""
+    story = begin(label_horizon="2d")
+    story.tell([event(n) for n in range(600)], [truth(n, "click", value=1.0) for n in range(400)])
+    late = 4 * 86_400
+    story.tell([event(10**7 + n, timestamp=START + late + n) for n in range(60)])
+    counted = history.summary(story.engine)["predictions"]
+    assert (counted["labelled"], counted["waiting"], counted["expired_unlabelled"]) == (400, 60, 200)
+    label = {"inference_id": 10**7, "label": "yes", "timestamp": START + late + 1}
+    story.tell([], [label])
+    counted = history.summary(story.engine)["predictions"]
+    assert (counted["labelled"], counted["waiting"], counted["expired_unlabelled"]) == (1, 59, 600)
