@@ -393,7 +393,8 @@ class LabelArrival:
         """One step's excursion has moved."""
         truths = self._versions[number].truths[outcome]
         excursion, book = truths.excursions[k], self.engine.versions[number].whole().book
-        if not excursion.is_alarmed and excursion.passes(self._limit(level, excursion)):
+        heard = self.engine.outcomes.heard(self.engine.versions[number].whole(), due_us)
+        if not excursion.is_alarmed and excursion.passes(self._limit(level, excursion, outcomes=heard)):
             evidence = self._evidence(truths, outcome, k)
             if evidence.effect >= self.engine.config.drift.minimum_effect:
                 excursion.is_alarmed = True
@@ -409,14 +410,14 @@ class LabelArrival:
             name = self.engine.names.outcomes[outcome]
             self._tell(book.release(IncidentKind.LABELS_LATE, now_us=due_us, subject=name), due_us, changed)
 
-    def _limit(self, level: int, excursion: Excursion) -> float:
+    def _limit(self, level: int, excursion: Excursion, *, outcomes: int) -> float:
         """What chance passes as rarely as this part of the budget allows: the steps and outcomes share it alike."""
         budget = Budget.parse(self.engine.config.drift.false_alarms)
         steps = sum(v.last - v.first + 1 for v in self.levels)
         alpha = LATE_SHARE * budget.label_alpha(
             window_seconds=self.levels[level].width_us / MICROSECONDS,
             windows=1,
-            tests=steps * max(len(self.engine.names.outcomes), 1),
+            tests=steps * outcomes,
             rows=float(excursion.made),
         )
         return float(-np.log(alpha))

@@ -62,7 +62,7 @@ from stream_monitor.summarize.outcome import (
     class_probabilities,
     is_current,
 )
-from stream_monitor.truth import MET_SCHEMA, Met, from_ipc, to_ipc
+from stream_monitor.truth import DAY_US, MET_SCHEMA, Met, from_ipc, to_ipc
 
 if TYPE_CHECKING:
     from stream_monitor.engine import Engine
@@ -79,6 +79,8 @@ SEGMENT_RING = 1_024
 MOST_CLASSES = 10
 CLASSES_SHARE = 0.5
 """The most frequent of many classes are watched by themselves, by half of the outcome's part: one that turns is diluted."""
+HEARD_DAYS = 32
+"""An outcome that was silent for so long spends no part of the budget until it is heard again."""
 
 RECENT_ERRORS = 64
 USUAL_ERRORS = 2_048
@@ -111,6 +113,7 @@ class _Arrivals:
     usual: float = 0.0
     newest_us: int = NO_TIME  # when the last truth came
     first_us: int = NO_TIME  # and the first
+    days: list[int] = field(default_factory=list)  # the last on which truths came
     is_settled: bool = True  # whether it is known what the truths are held to
     concept: Concept | None = None  # made when a truth comes that can be judged
     stored_concept: bytes | None = None  # as the state file has it
@@ -128,6 +131,20 @@ class _Arrivals:
         self.reference, self.learnt = reference, OutcomeProfile(measure.task, measure.positive_label)
         self.concept = self.stored_concept = self.kinds = None
         self.detect_anew(detectors)
+
+    def note_days(self, joined_us: Ints) -> None:
+        """Truths came at these times (n,), the earliest first."""
+        if self.first_us == NO_TIME:
+            self.first_us = int(joined_us[0])
+        since = int(joined_us[0]) // DAY_US - HEARD_DAYS
+        self.days = sorted({day for day in self.days if day >= since} | set(np.unique(joined_us // DAY_US).tolist()))
+
+    def is_heard(self, at_us: int) -> bool:
+        """Whether truths came within HEARD_DAYS before a time; of its own day only the first is known by then."""
+        day = at_us // DAY_US
+        if not NO_TIME < self.first_us <= at_us:
+            return False
+        return self.first_us // DAY_US > day - HEARD_DAYS or any(day - HEARD_DAYS <= d < day for d in self.days)
 
     def detect_anew(self, detectors: DetectorBank) -> None:
         """The reference is another, and so are the units of what was known of the errors."""
@@ -154,6 +171,7 @@ class _Arrivals:
             "means": [self.recent, self.usual],
             "newest_us": self.newest_us,
             "first_us": self.first_us,
+            "days": self.days,
             "latest": self.latest,
             "is_settled": self.is_settled,
         }
@@ -178,6 +196,7 @@ class _Arrivals:
             usual,
             body.get("newest_us", NO_TIME),
             body.get("first_us", body.get("newest_us", NO_TIME)),
+            body.get("days", [body.get("newest_us", 0) // DAY_US - 1]),
             is_settled=body.get("is_settled", True),
             latest={int(seconds): start for seconds, start in body.get("latest", {}).items()},
         )
@@ -379,8 +398,7 @@ class Outcomes:
         for version, outcome, part in _groups(ordered):
             task, _ = self._task(version, outcome, part)
             held = self._arrivals[(self.engine.versions[version].whole().number, outcome)]
-            if held.first_us == NO_TIME:
-                held.first_us = int(part["joined_us"][0].as_py())
+            held.note_days(part["joined_us"].to_numpy())
             if held.kinds is None:
                 whole = self.engine.versions[version].whole()
                 held.kinds = Kinds.of(task, held.positive_label, self._reference(whole, outcome, task))
@@ -536,14 +554,13 @@ class Outcomes:
         return held.concept
 
     def _share_at(self, line: Line, at_us: int) -> float:
-        """Its part of the budget: a fifth is for what labels show, in equal parts for the outcomes known by then.
+        """Its part of the budget: a fifth is for what labels show, in equal parts for the outcomes that were heard of.
 
         Of that fifth, late labels and objectives have their parts. With segments configured the whole version gets half of
         the rest; a label belongs to one segment of each key, and time passes for every segment that may be.
         """
         config = self.engine.config
         whole = self.engine.versions[self._version_of(line)].whole()
-        firsts = [held.first_us for (number, _), held in self._arrivals.items() if number == whole.number]
         objectives = OBJECTIVES_SHARE if config.model(line.key.model).objectives else 0.0
         charts = LABELS_SHARE * (1 - LATE_SHARE - objectives)
         keys = config.model(line.key.model).segments
@@ -552,7 +569,12 @@ class Outcomes:
         if not line.is_whole:
             is_of_events = Budget.parse(config.drift.false_alarms).events is not None
             charts /= len(keys) if is_of_events else config.limits.segments
-        return charts / max(sum(NO_TIME < first <= at_us for first in firsts), 1)
+        return charts / self.heard(whole, at_us)
+
+    def heard(self, whole: Line, at_us: int) -> int:
+        """How many outcomes of a version the labels' part of the budget is divided by, at a time; at least 1."""
+        mine = (self._arrivals.get((whole.number, outcome)) for outcome in range(len(self.engine.names.outcomes)))
+        return max(sum(held is not None and held.is_heard(at_us) for held in mine), 1)
 
     def _watch(self, line: Line, outcome: int, held: _Arrivals, part: Arrived, changed: dict[str, Incident]) -> None:
         concept = self._concept(line, held, int(part.time_us[0]))
@@ -742,7 +764,7 @@ class Outcomes:
         alpha = Budget.parse(config.drift.false_alarms).label_alpha(
             window_seconds=seconds,
             windows=len(config.windows),
-            tests=max(len(self.engine.names.outcomes), 1),
+            tests=self.heard(line, start_us + seconds * MICROSECONDS),
             rows=profile.rows,
         )
         shift = error_shift(held.reference, profile, alpha=alpha, minimum_effect=config.drift.minimum_effect)

@@ -357,3 +357,20 @@ def test_clicks_whose_days_are_gone_leave_predictions_that_expired_without_a_lab
     story.tell([], [label])
     counted = history.summary(story.engine)["predictions"]
     assert (counted["labelled"], counted["waiting"], counted["expired_unlabelled"]) == (1, 59, 600)
+
+
+def test_the_budget_is_divided_by_the_outcomes_of_the_model_that_are_heard(begin: Callable[..., Story]) -> None:
+    """Not by those of other models, nor by one that fell silent a month ago; a restart knows it too."""
+    story = begin(label_horizon="45d")
+    story.tell([event(n) for n in range(600)], [truth(n, f"o{n % 3}", value=1.0) for n in range(300)])
+    other = [event(n, model="other") for n in range(600)]
+    story.tell(other, [truth(n, "far", value=1.0, model="other") for n in range(300)])
+    late = 40 * 86_400
+    again = [event(10**7 + n, timestamp=START + late + n) for n in range(60)]
+    story.tell(again, [{**truth(0, "o1", value=1.0), "inference_id": e["inference_id"],
+                        "timestamp": e["timestamp"] + 0.5} for e in again])  # fmt: skip
+    for _ in range(2):
+        mine, outcomes = story.engine.versions[0].whole(), story.engine.outcomes
+        at = [START - 1, START + 100, START + 20 * 86_400, START + late + 120]
+        assert [outcomes.heard(mine, seconds * 10**6) for seconds in at] == [1, 3, 3, 1]
+        story.restart()
