@@ -79,6 +79,7 @@ SEGMENT_RING = 1_024
 MOST_CLASSES = 10
 CLASSES_SHARE = 0.5
 """The most frequent of many classes are watched by themselves, by half of the outcome's part: one that turns is diluted."""
+
 HEARD_DAYS = 32
 """An outcome that was silent for so long spends no part of the budget until it is heard again."""
 
@@ -123,14 +124,12 @@ class _Arrivals:
     holding: Holding = field(default_factory=Holding)
     kinds: Kinds | None = None  # how its truths are told apart by what they say, once it was asked
 
-    def hold_to(self, measure: Measure, reference: OutcomeProfile | None, detectors: DetectorBank) -> None:
-        """Truths are held to something else from now on: what was known of the old errors is of no use."""
+    def hold_to(self, measure: Measure, reference: OutcomeProfile | None) -> None:
+        """Truths are held to something else from now on."""
         self.task, self.positive_label, self.is_settled = measure.task, measure.positive_label, measure.is_settled
         for window in self.open.values():
             window.profile = window.profile.told_anew(measure.task, measure.positive_label)
         self.reference, self.learnt = reference, OutcomeProfile(measure.task, measure.positive_label)
-        self.concept = self.stored_concept = self.kinds = None
-        self.detect_anew(detectors)
 
     def note_days(self, joined_us: Ints) -> None:
         """Truths came at these times (n,), the earliest first."""
@@ -252,10 +251,8 @@ class Outcomes:
     def _hold_to(self, line: Line, outcome: int, held: _Arrivals, measure: Measure) -> None:
         log.info("outcome_is_held_to", extra=fields(model=line.key.model, version=line.key.version,
                  outcome=self.engine.names.outcomes[outcome], task=measure.task))  # fmt: skip
-        reference = self._reference(line, outcome, measure.task)
-        held.hold_to(measure, reference, DetectorBank(1, makes=self.engine.config.drift.detectors))
-        self.engine.store.drop_states("concept", [f"{line.number}/{outcome}"])
-        self._dirty_arrivals.add((line.number, outcome))
+        held.hold_to(measure, self._reference(line, outcome, measure.task))
+        self._watch_anew(line, outcome, held)
 
     # -- joined truths ---------------------------------------------------------------------------
 
@@ -363,14 +360,18 @@ class Outcomes:
         for (number, outcome), held in self._arrivals.items():
             if number == line.number:
                 held.reference = self._reference(line, outcome, held.task) or held.reference
-                held.concept = held.stored_concept = held.kinds = None
                 held.learnt = held.learnt if line.is_whole else OutcomeProfile(held.task, held.positive_label)
-                self.engine.store.drop_states("concept", [f"{number}/{outcome}"])
-                labels = [*held.classes, *held.stored_classes]
-                self.engine.store.drop_states("class_concept", [f"{number}/{outcome}/{label}" for label in labels])
-                held.classes, held.stored_classes = {}, {}
-                held.detect_anew(DetectorBank(1, makes=self.engine.config.drift.detectors))
-                self._dirty_arrivals.add((number, outcome))
+                self._watch_anew(line, outcome, held)
+
+    def _watch_anew(self, line: Line, outcome: int, held: _Arrivals) -> None:
+        """The reference is another: what the watches knew of the errors is of no use."""
+        held.concept = held.stored_concept = held.kinds = None
+        self.engine.store.drop_states("concept", [f"{line.number}/{outcome}"])
+        labels = [*held.classes, *held.stored_classes]
+        self.engine.store.drop_states("class_concept", [f"{line.number}/{outcome}/{label}" for label in labels])
+        held.classes, held.stored_classes = {}, {}
+        held.detect_anew(DetectorBank(1, makes=self.engine.config.drift.detectors))
+        self._dirty_arrivals.add((line.number, outcome))
 
     def _reference(self, line: Line, outcome: int, task: Task) -> OutcomeProfile | None:
         """The baseline's own outcome, where its rows carried their truth."""
