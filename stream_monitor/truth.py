@@ -203,12 +203,12 @@ class Ledger:
 
         Anybody can make such models up, by the thousand.
         """
-        counts: Counter[tuple[str, str]] = Counter()
+        fates: Counter[tuple[str, str]] = Counter()
         for (model, fate), count in self.labels.items():
-            counts[(model if predicting is None or model in ("", *predicting) else REST, fate)] += count
-        told = {key: max(self.told_labels[key], count) for key, count in counts.items()}
+            fates[(model if predicting is None or model in ("", *predicting) else REST, fate)] += count
+        shown = {key: max(self.told_labels[key], count) for key, count in fates.items()}
         self.told_labels.clear()
-        self.told_labels.update(told)
+        self.told_labels.update(shown)
         for version, counts in self.delays.items():
             told = self.told_delays.get(version, counts)
             self.told_delays[version] = [max(pair) for pair in zip(told, counts, strict=True)]
