@@ -1,4 +1,4 @@
-"""Objectives judged on ripe cohorts, on a fast and on a slow window at once.
+"""Objectives judged on ripe cohorts, on a fast and on a slow window at once; without any, the baseline's values are.
 
 Each two neighbouring window lengths are a pair: the cohorts of the shorter one, and what those of the last longer
 length are together. An objective is missed when both exclude it, so a dip that is over opens nothing, a collapse is
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from stream_monitor.config import duration_text
 from stream_monitor.judge.calibrate import Budget
 from stream_monitor.judge.metric import Metric
-from stream_monitor.judge.objective import Objective
+from stream_monitor.judge.objective import Objective, Usual, usual_of
 from stream_monitor.judge.performance import metrics
 from stream_monitor.labels import LabelArrival, Ripeness
 from stream_monitor.records import (
@@ -33,12 +33,17 @@ from stream_monitor.summarize.outcome import OutcomeProfile
 if TYPE_CHECKING:
     from stream_monitor.engine import Engine
     from stream_monitor.outcomes import Outcomes
+    from stream_monitor.versions import Version
 
 OBJECTIVES_SHARE = 0.25
 """Of the labels' part of the false-alarm budget: at most so often is one called missed that is just met."""
 
 OUTCOME = "label"
 """Objectives are of the default outcome; others have figures, and no objectives."""
+
+SAID = (IncidentKind.CONCEPT_DRIFT, IncidentKind.PERFORMANCE)
+"""Where one of these stands, or stood while the predictions were made or labelled, it is said that they are worse than the
+baseline's: that is told once. What was asked for is told of in any case."""
 
 MOST_COHORTS = 96
 """Cohorts a slow window is made of, and cohorts held back at most: a day of quarter hours."""
@@ -91,18 +96,28 @@ class Objectives:
             return []
         outcome = self.engine.names.outcomes.index(OUTCOME)
         for number, version in sorted(self.engine.versions.items()):
-            asked = [Objective.parse(name, text) for name, text in sorted(version.model.objectives.items())]
+            asked = self._asked(version, outcome)
             if asked:
                 for pair in range(len(self.pairs)):
                     self._judge_pair(number, outcome, pair, asked, until_us, changed)
         return list(changed.values())
+
+    def _asked(self, version: Version, outcome: int) -> Sequence[Objective | Usual]:
+        """What the configuration says, else that nothing is worse than in the baseline."""
+        if version.model.objectives:
+            return [Objective.parse(name, text) for name, text in sorted(version.model.objectives.items())]
+        reference = self._outcomes.reference(version.whole(), outcome)
+        if reference is None or not reference.is_whole:
+            return []
+        effect = self.engine.config.drift.minimum_effect
+        return usual_of(reference.task, metrics(reference), minimum_effect=effect)
 
     def _judge_pair(
         self,
         number: int,
         outcome: int,
         pair: int,
-        asked: Sequence[Objective],
+        asked: Sequence[Objective | Usual],
         until_us: int,
         changed: dict[str, Incident],
     ) -> None:
@@ -144,7 +159,7 @@ class Objectives:
         number: int,
         outcome: int,
         pair: int,
-        asked: Sequence[Objective],
+        asked: Sequence[Objective | Usual],
         end_us: int,
         changed: dict[str, Incident],
     ) -> None:
@@ -161,12 +176,15 @@ class Objectives:
         now_us = end_us + (self._labels.through_us(number, outcome) or 0)
         found, of_slow = metrics(newest), metrics(together)
         standing, book = self._versions[number], self.engine.versions[number].whole().book
-        for objective in asked:
-            metric = objective.metric
-            if metric not in found:
+        alpha = self._alpha(fast, len(asked), newest.rows)
+        is_known = bool(book.stood_between(SAID, end_us - slow * MICROSECONDS, now_us))
+        for each in asked:
+            metric, objective = each.metric, each.at(alpha)
+            if metric not in found or metric not in of_slow:
                 continue  # of another task than the labels turned out to be
-            alpha = self._alpha(fast, len(asked), newest.rows)
             missed = standing.missed.get(metric)
+            if missed is None and is_known and isinstance(each, Usual):
+                continue
             if all(objective.is_excluded(part[metric], alpha=alpha) for part in (found, of_slow)):
                 evidence = self._evidence(objective, found[metric], of_slow[metric], pair)
                 if missed is None:

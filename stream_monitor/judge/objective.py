@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +12,14 @@ from scipy import special
 from stream_monitor.judge import distance
 from stream_monitor.judge.metric import CONFIDENCE_Z, Metric
 from stream_monitor.judge.wording import number
+from stream_monitor.summarize.outcome import Task
 
 FEWEST_LABELS = 30  # below, the intervals of means lean on too little
+
+MOST_CLASSES = 10
+"""Each is a question more, and takes its part of what may be answered wrongly."""
+
+_USUAL: Mapping[Task, Sequence[str]] = {Task.BINARY: ("recall", "precision", "auc"), Task.REGRESSION: ("rmse",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +34,12 @@ class Objective:
     is_at_least: bool
     limit: float
     text: str
+    usual: float | None = None  # the baseline's value, where that is the objective
+
+    def at(self, alpha: float) -> Objective:
+        """What is asked does not depend on how sure one must be."""
+        del alpha
+        return self
 
     @classmethod
     def parse(cls, metric: str, text: str) -> Objective:
@@ -51,11 +64,50 @@ class Objective:
         return found.value - (found.value - found.lower) * wider > self.limit
 
     def effect(self, value: float) -> float:
-        """By how much it is missed: |Cohen's h| where both are shares, else as a part of the limit."""
-        if 0 <= value <= 1 and 0 <= self.limit <= 1:
-            return float(distance.cohens_h(np.array([self.limit]), np.array([value]))[0])
-        return abs(value - self.limit) / abs(self.limit) if self.limit else math.nan
+        """By how much it is missed: |Cohen's h| where both are shares, else as a part of what is asked."""
+        asked = self.limit if self.usual is None else self.usual
+        if 0 <= value <= 1 and 0 <= asked <= 1:
+            return float(distance.cohens_h(np.array([asked]), np.array([value]))[0])
+        return abs(value - asked) / abs(asked) if asked else math.nan
 
     def detail(self, found: Metric) -> str:
         """In words: `0.71, 0.68 to 0.74, where >= 0.85 is asked`."""
-        return f"{number(found.value)}, {number(found.lower)} to {number(found.upper)}, where {self.text} is asked"
+        asked = f"{self.text} is asked" if self.usual is None else f"the baseline has {number(self.usual)}"
+        return f"{number(found.value)}, {number(found.lower)} to {number(found.upper)}, where {asked}"
+
+
+@dataclass(frozen=True, slots=True)
+class Usual:
+    """The baseline's value of a metric as the objective, where nothing else is asked: not to be worse, beyond what the
+    interval of either allows, by more than the least effect that matters (|Cohen's h| of a share, a part of a loss)."""
+
+    metric: str
+    found: Metric
+    is_share: bool
+    minimum_effect: float
+
+    def at(self, alpha: float) -> Objective:
+        """With the baseline's interval, too, widened from 97.5 % to 1 - `alpha` on its side."""
+        value, wider = self.found.value, -float(special.ndtri(alpha)) / CONFIDENCE_Z
+        if not self.is_share:
+            unsure = value + (self.found.upper - value) * wider
+            return Objective(self.metric, False, max(unsure, value * (1 + self.minimum_effect)), "", value)
+        unsure = value - (value - self.found.lower) * wider
+        matters = math.sin(max(math.asin(math.sqrt(value)) - self.minimum_effect / 2, 0.0)) ** 2
+        return Objective(self.metric, True, min(unsure, matters), "", value)
+
+
+def usual_of(task: Task, found: Mapping[str, Metric], *, minimum_effect: float) -> list[Usual]:
+    """What a baseline with these metrics asks: what the watch over errors, which counts them all alike, may miss.
+
+    Of two classes whether positives are found, whether yes can be believed and whether scores rank them; of several whether
+    each of the most frequent is found; of numbers the errors that are rare and large.
+    """
+    names = _USUAL.get(task) or sorted(
+        (name for name in found if name.startswith("recall[")), key=lambda name: (-found[name].samples, name)
+    )
+    known = [name for name in names[:MOST_CLASSES] if name in found and found[name].samples >= FEWEST_LABELS]
+    sure = [
+        name for name in known if all(map(math.isfinite, (found[name].value, found[name].lower, found[name].upper)))
+    ]
+    return [Usual(name, found[name], task is not Task.REGRESSION, minimum_effect) for name in sure]
