@@ -562,8 +562,7 @@ class Outcomes:
         """
         config = self.engine.config
         whole = self.engine.versions[self._version_of(line)].whole()
-        objectives = OBJECTIVES_SHARE if config.model(line.key.model).objectives else 0.0
-        charts = LABELS_SHARE * (1 - LATE_SHARE - objectives)
+        charts = LABELS_SHARE * (1 - LATE_SHARE - OBJECTIVES_SHARE)
         keys = config.model(line.key.model).segments
         if keys:
             charts /= 2

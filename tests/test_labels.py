@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,38 @@ def test_an_objective_is_missed_on_ripe_cohorts(begin: Callable[..., Story]) -> 
     (incident,) = [i for i in story.of(IncidentKind.PERFORMANCE) if i.subjects[0].name == "accuracy"]
     assert minute(incident.onset_us) == 60
     assert not story.of(IncidentKind.LABELS_LATE)
+
+
+def of_two_classes(first: int, last: int, *, found: float, spared: float, seed: int) -> tuple[Bodies, Bodies]:
+    """Four predictions a second without scores: three of ten are yes, of which `found` are, and `spared` of the others."""
+    rng = np.random.default_rng(seed)
+    events: Bodies = []
+    labels: Bodies = []
+    for number in range(first * 240, last * 240):
+        is_true = rng.random() < 0.3
+        said = rng.random() < (found if is_true else 1 - spared)
+        events.append({"inference_id": number, "model": "m", "timestamp": START + number / 4, "features": {"a": number % 7},
+                       "prediction": {"label": "yes" if said else "no"}})  # fmt: skip
+        labels.append({"inference_id": number, "label": "yes" if is_true else "no",
+                       "timestamp": START + number / 4 + 5 + number % 10})  # fmt: skip
+    return events, sorted(labels, key=lambda body: body["timestamp"])
+
+
+def test_without_objectives_the_baseline_is_the_objective(begin: Callable[..., Story]) -> None:
+    """Errors that change sides leave their rate alone: that positives are not found is told, beside the baseline's."""
+    events, labels = of_two_classes(0, 80, found=0.8, spared=0.86, seed=1)
+    truth = {label["inference_id"]: label["label"] for label in labels}
+    story = begin(baseline=[event | {"label": truth[event["inference_id"]]} for event in events])
+    story.live(*of_two_classes(0, 60, found=0.8, spared=0.86, seed=2), restarts=True)
+    assert not story.of(IncidentKind.PERFORMANCE)
+    story.live(*of_two_classes(60, 90, found=0.5, spared=0.988, seed=3), restarts=True)
+    (incident,) = story.of(IncidentKind.PERFORMANCE)
+    assert [subject.name for subject in incident.subjects] == ["recall"]
+    assert "the recall is worse than the baseline's" in incident.summary
+    assert re.search(r"where the baseline has 0\.(79|80)", incident.summary)
+    assert 58 <= (minute(incident.onset_us) or 0) <= 62
+    assert (minute(incident.opened_us) or 0) <= 70
+    assert not story.of(IncidentKind.CONCEPT_DRIFT)
 
 
 def test_slower_labels_are_late_and_hold_objectives_back(begin: Callable[..., Story]) -> None:

@@ -11,13 +11,10 @@ from scipy import special
 
 from stream_monitor.judge import distance
 from stream_monitor.judge.metric import CONFIDENCE_Z, Metric
-from stream_monitor.judge.wording import number
+from stream_monitor.judge.wording import USUAL, number
 from stream_monitor.summarize.outcome import Task
 
 FEWEST_LABELS = 30  # below, the intervals of means lean on too little
-
-MOST_CLASSES = 10
-"""Each is a question more, and takes its part of what may be answered wrongly."""
 
 _USUAL: Mapping[Task, Sequence[str]] = {Task.BINARY: ("recall", "precision", "auc"), Task.REGRESSION: ("rmse",)}
 
@@ -72,8 +69,8 @@ class Objective:
 
     def detail(self, found: Metric) -> str:
         """In words: `0.71, 0.68 to 0.74, where >= 0.85 is asked`."""
-        asked = f"{self.text} is asked" if self.usual is None else f"the baseline has {number(self.usual)}"
-        return f"{number(found.value)}, {number(found.lower)} to {number(found.upper)}, where {asked}"
+        asked = f"where {self.text} is asked" if self.usual is None else f"{USUAL} {number(self.usual)}"
+        return f"{number(found.value)}, {number(found.lower)} to {number(found.upper)}, {asked}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +97,10 @@ class Usual:
 def usual_of(task: Task, found: Mapping[str, Metric], *, minimum_effect: float) -> list[Usual]:
     """What a baseline with these metrics asks: what the watch over errors, which counts them all alike, may miss.
 
-    Of two classes whether positives are found, whether yes can be believed and whether scores rank them; of several whether
-    each of the most frequent is found; of numbers the errors that are rare and large.
+    Of two classes whether positives are found, whether yes can be believed and whether scores rank them; of numbers the
+    errors that are rare and large. Several classes have their errors watched one by one.
     """
-    names = _USUAL.get(task) or sorted(
-        (name for name in found if name.startswith("recall[")), key=lambda name: (-found[name].samples, name)
-    )
-    known = [name for name in names[:MOST_CLASSES] if name in found and found[name].samples >= FEWEST_LABELS]
+    known = [name for name in _USUAL.get(task, ()) if name in found and found[name].samples >= FEWEST_LABELS]
     sure = [
         name for name in known if all(map(math.isfinite, (found[name].value, found[name].lower, found[name].upper)))
     ]

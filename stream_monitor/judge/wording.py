@@ -28,6 +28,9 @@ _STATES = {
     IncidentKind.DATA_LOSS: "lost records before they were read",
     IncidentKind.CAPACITY: "reached a limit",
 }
+USUAL = "where the baseline has"
+"""Of the details of a metric whose objective is the baseline's value."""
+
 _VERBS = {
     IncidentKind.DATA_DRIFT: "drifted",
     IncidentKind.PREDICTION_DRIFT: "drifted",
@@ -116,6 +119,8 @@ def _verb(kind: IncidentKind, first: Evidence) -> str:
         return "fell" if first.value < first.threshold else "rose"
     if kind is IncidentKind.PERFORMANCE and first.statistic == "error_rate":
         return "rose"
+    if kind is IncidentKind.PERFORMANCE and USUAL in first.detail:
+        return "is worse than the baseline's"
     return _VERBS.get(kind, "changed")
 
 
