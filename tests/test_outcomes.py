@@ -173,7 +173,7 @@ def test_what_grows_worse_says_when(story: Story) -> None:
     """The end of the window that raised the severity, for labels as for features: not when the incident opened."""
     story.tell(*traffic(0, 1200, lambda n: n % 10 == 0))
     [errors] = story.tell(*traffic(1200, 1800, lambda n: n % 4 == 0))
-    assert (errors.severity, errors.opened_us, errors.worsened_us) == ("warning", (START * 10 + 1457) * 10**5, None)
+    assert (errors.severity, errors.opened_us, errors.worsened_us) == ("warning", (START * 10 + 1461) * 10**5, None)
     [errors] = story.tell(*traffic(1800, 2400, lambda n: n % 10 < 7))
     assert (errors.severity, errors.worsened_us) == ("critical", (START + 210) * 10**6)
     story.tell([event(n, n / 10, yes=n % 10 > 2) for n in range(2400, 3000)])

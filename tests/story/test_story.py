@@ -15,7 +15,7 @@ Told = tuple[str, str, str, str, str, str, str | None, tuple[str, ...]]
 TIMELINE: list[Told] = [
     ("forecast", "", "baseline_missing", "warning", "00:00:01.452", "00:00:01.452", "01:40:19.347", ("2",)),
     ("credit", "", "data_drift", "warning", "02:00:05.843", "02:01:03.190", "03:09:25.840", ("income",)),
-    ("credit", "", "concept_drift", "critical", "03:00:00.770", "03:12:17.532", None, ("error_rate", "calibration")),
+    ("credit", "", "concept_drift", "critical", "03:00:00.770", "03:12:23.452", None, ("error_rate", "calibration")),
     ("credit", "", "broken_input", "critical", "04:00:00.736", "04:00:08.188", None, ("channel",)),
 ]  # fmt: skip
 """(model, market, kind, severity, onset, opened, closed, subjects), times of the story's day."""
