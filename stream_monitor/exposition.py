@@ -287,7 +287,10 @@ def _bins(line: Line, samples: Samples) -> None:
 
 
 def _performance(engine: Engine, line: Line, samples: Samples) -> None:
-    """Of the default outcome: others are in the tables. Cohorts of every window length, and what arrived of the shortest."""
+    """Cohorts of every window length, and what arrived of the shortest: of the default outcome by name, of others by theirs."""
+    for other, name in enumerate(engine.names.outcomes):
+        if name != OUTCOME and line.is_whole:
+            _outcome(engine, line, other, name, samples)
     if OUTCOME not in engine.names.outcomes:
         return
     outcome = engine.names.outcomes.index(OUTCOME)
@@ -305,6 +308,23 @@ def _performance(engine: Engine, line: Line, samples: Samples) -> None:
     if reference is not None:
         for metric, found in headlines(reference):
             samples["performance_baseline"].append(((line.key.model, line.key.version, metric), found.value))
+
+
+def _outcome(engine: Engine, line: Line, outcome: int, name: str, samples: Samples) -> None:
+    """A named outcome, with less beside it: there may be twenty of them."""
+    head = (line.key.model, line.key.version, name)
+    for seconds in engine.config.windows:
+        cohort, window = engine.shown.cohort(line, outcome, seconds), duration_text(seconds)
+        if cohort is None:
+            continue
+        for metric, found in headlines(cohort.profile):
+            samples["outcome_performance"].append(((*head, metric, "cohort", window), found.value))
+        if not np.isnan(cohort.coverage):
+            samples["outcome_label_coverage_ratio"].append(((*head, window), cohort.coverage))
+    for seconds in sorted(engine.config.windows)[:PUBLISHED_WINDOWS]:
+        arrived = engine.outcomes.arrived(line, outcome, seconds)
+        for metric, found in headlines(arrived[1]) if arrived is not None else ():
+            samples["outcome_performance"].append(((*head, metric, "arrival", duration_text(seconds)), found.value))
 
 
 def _metrics(line: Line, basis: str, key: CohortKey, profile: OutcomeProfile, samples: Samples) -> None:

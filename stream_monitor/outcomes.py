@@ -687,16 +687,17 @@ class Outcomes:
         return aspect if of == "label" else f"{of}.{aspect}"
 
     def _why(self, line: Line, held: _Arrivals, turn: Turn) -> str:
-        """What moved, inputs or relation or both: each is another thing to do.
+        """What moved, inputs or relation or both, or the answers alone: each is another thing to do.
 
-        Inputs moved if features or predictions stood in an incident while the predictions were made whose errors rose.
+        They moved if they stood in an incident while the predictions were made whose errors rose.
         """
         assert held.concept is not None
         lines = (line, self.engine.versions[self._version_of(line)].whole())
         until_us = min(turn.newest_us, turn.time_us)
         stood = sorted({found for of in lines for found in of.book.stood_between(INPUTS, turn.onset_us, until_us)})
         broken = [subject for group, subject in stood if group == BROKEN]
-        moved = [subject for group, subject in stood if group != BROKEN]
+        answers = [subject for group, subject in stood if group != BROKEN and _is_answer(subject)]
+        moved = [subject for group, subject in stood if group != BROKEN and not _is_answer(subject)]
         if broken:
             return f"the input is broken ({_listed(broken)}), mend it first"
         if turn.aspect == LEVEL:
@@ -704,6 +705,8 @@ class Outcomes:
         if turn.kind is IncidentKind.PERFORMANCE:
             which = f" ({_listed(moved)})" if moved else ""
             return f"the scores foretold it: inputs moved{which}, the relation holds"
+        if answers and not moved:
+            return f"the answers moved ({_listed(answers)}) and inputs did not: see whether another model answers"
         if not moved:
             return "the relation changed, inputs did not"
         if len(held.concept.relation.truth):
@@ -877,6 +880,11 @@ def _faded(mean: float, values: Floats, *, over: int) -> float:
     keep = 1 - 1 / over
     weights = keep ** np.arange(len(values), dtype=np.float64)[::-1]
     return float(mean * keep ** len(values) + (weights * values).sum() / over)
+
+
+def _is_answer(subject: str) -> bool:
+    """Whether it is of the prediction rather than of what it is made from."""
+    return subject == "prediction" or subject.startswith("prediction.")
 
 
 def _listed(names: Sequence[str]) -> str:

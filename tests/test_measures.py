@@ -15,6 +15,7 @@ from stream_monitor import history, past
 from stream_monitor.app import decode_poll, make_decoder
 from stream_monitor.config import ModelConfig, parse
 from stream_monitor.engine import Engine
+from stream_monitor.exposition import render
 from stream_monitor.measures import Measure, in_words_of_the_outcome, measure
 from stream_monitor.publish.http import Filters
 from stream_monitor.records import Binding, Incident, IncidentKind, PartitionId, Stream
@@ -202,6 +203,14 @@ def test_a_number_of_its_own_is_watched_whatever_the_model_predicts(begin: Calla
     assert incident.closed_us is not None
     assert START + 500 < incident.closed_us / 1e6 < START + 700
     assert not story.of_kind(IncidentKind.CONCEPT_DRIFT)
+    shown = [line for line in render(story.engine).decode().splitlines() if 'outcome="dwell_seconds"' in line]
+    of_mean = [
+        line for line in shown if 'basis="cohort",metric="mean"' in line or 'metric="mean",basis="cohort"' in line
+    ]
+    assert 8.5 < float(of_mean[0].split()[-1]) < 11.5
+    assert any(
+        line.startswith("stream_monitor_outcome_label_coverage_ratio") and line.endswith(" 1.0") for line in shown
+    )
     (detail, *_) = story.details(basis="cohort", window_seconds=60)
     assert (detail["task"], len(detail["value_histogram"]["edges"])) == ("value", 41)
 

@@ -17,7 +17,7 @@ from stream_monitor.config import parse
 from stream_monitor.engine import Engine
 from stream_monitor.exposition import render
 from stream_monitor.publish.http import Filters
-from stream_monitor.records import Binding, Incident, PartitionId, Stream
+from stream_monitor.records import Binding, Incident, IncidentKind, PartitionId, Stream
 from stream_monitor.source.memory import MemorySource
 from stream_monitor.store import Store
 
@@ -280,6 +280,26 @@ def test_a_class_that_turns_is_found_and_named(tmp_path: Path) -> None:
     assert "where the truth is c0; the relation changed, inputs did not" in named[0].detail
     assert (START + 300) * 10**6 < incident.onset_us < (START + 405) * 10**6  # the whole, which it dilutes, is unsure
     assert incident.opened_us < (START + 460) * 10**6
+
+
+def test_answers_that_move_by_themselves_are_not_taken_for_inputs(tmp_path: Path) -> None:
+    """The features are as before and the scores are not: the summary sends people to what was deployed."""
+    story, rng = Story(tmp_path, windows=["30s", "1m"], drift={"learn_from": 2_000}), random.Random(3)
+    told: dict[str, Incident] = {}
+    for step in range(40):
+        events, labels = [], []
+        for number in range(step * 250, step * 250 + 250):
+            chance = rng.random()
+            score = chance if step < 28 else min(chance + 0.4, 1.0)
+            answer = {"label": "yes" if score >= 0.5 else "no", "score": score}
+            events.append(event(number, number / 50) | {"features": {"a": chance}, "prediction": answer})
+            labels.append({"inference_id": number, "label": "yes" if rng.random() < chance else "no",
+                           "timestamp": START + number / 50 + 20})  # fmt: skip
+        told |= {incident.id: incident for incident in story.tell(events, labels)}
+    story.close()
+    [found] = [i for i in told.values() if i.kind is IncidentKind.CONCEPT_DRIFT and not i.line.segment]
+    assert "the answers moved (prediction" in found.summary
+    assert "inputs did not" in found.summary
 
 
 def test_an_incident_of_a_detector_ends_when_no_labels_come(tmp_path: Path) -> None:

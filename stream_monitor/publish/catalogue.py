@@ -192,6 +192,8 @@ _SEGMENTS = (
            (*_LINE, "segment", *_DRIFT[2:]), at=Priority.SEGMENT),
     _gauge("segment_feature_drift_threshold", "As feature_drift_threshold, of one segment.",
            (*_LINE, "segment", *_DRIFT[2:]), at=Priority.SEGMENT),
+    _gauge("outcome_performance", "As performance, of a named outcome.", (*_LINE, "outcome", *_PERFORMANCE[2:])),
+    _gauge("outcome_label_coverage_ratio", "As label_coverage_ratio, of a named outcome.", (*_LINE, "outcome", "window")),
     _gauge("segment_performance", "As performance, of one segment.", (*_LINE, "segment", *_PERFORMANCE[2:]),
            at=Priority.SEGMENT),
 )  # fmt: skip
