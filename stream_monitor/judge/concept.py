@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from stream_monitor.errors import StateError
 from stream_monitor.judge.calibrate import Budget
+from stream_monitor.judge.clustering import STRETCH, Clustering
 from stream_monitor.judge.cusum import NEVER, STEP, rise
 from stream_monitor.judge.finding import UNLIKELY
 from stream_monitor.judge.relation import ABSOLUTE, BIAS, CALIBRATION, ERROR_RATE, LEVEL, NONE, Aspect, Relation
@@ -97,6 +98,7 @@ class _Sums:
     level: Ints
     since: Ints
     limit: Ints
+    clustering: Clustering = field(default_factory=Clustering)
     raised: _Raised | None = None
     calm: int = 0  # labels since the last alarm was over: where an onset may lie
 
@@ -142,7 +144,10 @@ class Concept:
     def _set_limits(self) -> None:
         parts = [FIRST_SHARE, 1 - FIRST_SHARE] if len(self._sums) > 1 else [1.0]
         for aspect, sums, part in zip(self.relation.aspects, self._sums, parts, strict=True):
-            sums.limit = aspect.bank.limits(max(self.run_length() / part, 10.0))
+            limit = aspect.bank.limits(max(self.run_length() / part, 10.0))
+            sums.limit = np.where(
+                limit * STEP < NEVER, np.rint(limit * sums.clustering.factor()).astype(np.int64), limit
+            )
 
     def update(
         self,
@@ -170,7 +175,7 @@ class Concept:
         found: list[Turn] = []
         start = 0
         while start < len(rows):
-            part = rows.slice(start, self.until_mark())
+            part = rows.slice(start, min(self.until_mark(), STRETCH - self.traffic.events % STRETCH))
             known = pa.concat_tables([self._ring, part]).combine_chunks()
             for place in range(len(self._sums)):
                 turns = self._walk(place, part, known, names)
@@ -179,8 +184,18 @@ class Concept:
             if self.traffic.add(part["time_us"].to_numpy()):
                 self.share = share_at(int(part["time_us"][-1].as_py()))
                 self._set_limits()
+            if self.traffic.events % STRETCH == 0:
+                self._learn_clustering()
             start += len(part)
         return sorted(found, key=lambda turn: turn.at)
+
+    def _learn_clustering(self) -> None:
+        """From the last stretch of labels, and what it says of the limits."""
+        for place, sums in enumerate(self._sums):
+            cells = self._ring[_CELLS[place]].slice(max(0, len(self._ring) - STRETCH)).to_numpy().astype(np.int64)
+            steps = np.append(self.relation.aspects[place].bank.steps[0], 0)
+            sums.clustering.add(steps[cells] * STEP)
+        self._set_limits()
 
     def _walk(self, place: int, part: pa.Table, known: pa.Table, names: Mapping[int, Sequence[str]]) -> list[Turn]:
         """One aspect over rows: alarm, calm, alarm."""
@@ -417,7 +432,8 @@ class Concept:
                 "share": self.share,
                 "traffic": [self.traffic.events, self.traffic.marks, self.traffic.rate],
                 "sums": [
-                    [s.level.tolist(), s.since.tolist(), s.calm, s.raised and asdict(s.raised)] for s in self._sums
+                    [s.level.tolist(), s.since.tolist(), s.calm, s.clustering.to_json(), s.raised and asdict(s.raised)]
+                    for s in self._sums
                 ],
             }
         ).encode()
@@ -438,10 +454,11 @@ class Concept:
             events, marks, rate = head["traffic"]
             self.traffic = Traffic(events, [(n, t) for n, t in marks], rate)
             self.share = head["share"]
-            self._set_limits()
-            for sums, (level, since, calm, raised) in zip(self._sums, head["sums"], strict=True):
+            for sums, (level, since, calm, clustering, raised) in zip(self._sums, head["sums"], strict=True):
                 sums.level, sums.since, sums.calm = np.array(level, np.int64), np.array(since, np.int64), calm
+                sums.clustering = Clustering.from_json(clustering)
                 sums.raised = None if raised is None else _Raised(**raised)
+            self._set_limits()
             self._ring = pa.ipc.open_stream(body[4 + size :]).read_all()
         except (struct.error, ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:
             raise StateError(f"the watch over joined truths cannot be read: {error}") from error

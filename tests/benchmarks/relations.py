@@ -58,6 +58,32 @@ def scored(*, shift: float = 0.0, slope: float = 1.5) -> Draw:
     return draw
 
 
+def of_customers(labels: int) -> Draw:
+    """So many labels in a row share a customer, whose log odds of an error have a deviation of 1."""
+
+    def draw(rng: np.random.Generator, n: int) -> Joined:
+        rate = special.expit(-2.4 + rng.normal(0, 1, n // labels + 1))[np.arange(n) // labels]
+        said = (rng.random(n) < 0.5).astype(np.float64)
+        return labelled(said, np.where(rng.random(n) < rate, 1 - said, said), with_scores=False)
+
+    return draw
+
+
+def swinging(factor: float) -> Draw:
+    """A tenth wrong, by so much more at noon and less at night."""
+    passed = 0
+
+    def draw(rng: np.random.Generator, n: int) -> Joined:
+        nonlocal passed
+        angle = (passed + np.arange(n)) / LABELS_A_DAY * 2 * np.pi
+        passed += n
+        said = (rng.random(n) < 0.5).astype(np.float64)
+        is_wrong = rng.random(n) < 0.1 * factor ** np.sin(angle)
+        return labelled(said, np.where(is_wrong, 1 - said, said), with_scores=False)
+
+    return draw
+
+
 def watch(usual: Draw, rows: int, seed: int) -> Concept:
     """On a baseline of so many rows."""
     reference = OutcomeProfile(Task.BINARY, "yes")
@@ -113,6 +139,21 @@ def lasting(runs: int = 12, labels: int = 30_000) -> None:
 def clean(labels: int = 240_000, streams: int = 4) -> None:
     """Nothing changes."""
     for name, usual in (("10 % wrong", wrong(0.1)), ("with scores", scored())):
+        counts = [
+            len(told(watch(usual, 10_000, seed), np.random.default_rng(seed), usual, 0, labels))
+            for seed in range(streams)
+        ]
+        print(f"{labels:,} clean labels, {name}: {counts} false alarms (2.4 allowed on average)")
+
+
+def alike(labels: int = 240_000, streams: int = 4) -> None:
+    """Nothing changes, but errors come together."""
+    cases = {
+        "5 labels a customer": of_customers(5),
+        "20 labels a customer": of_customers(20),
+        "a swing by 1.35 within a day": swinging(1.35),
+    }
+    for name, usual in cases.items():
         counts = [
             len(told(watch(usual, 10_000, seed), np.random.default_rng(seed), usual, 0, labels))
             for seed in range(streams)
@@ -218,6 +259,7 @@ if __name__ == "__main__":
         "delay": delay,
         "lasting": lasting,
         "clean": clean,
+        "alike": alike,
         "relation": relation,
         "segments": segments,
         "classes": classes,
