@@ -361,7 +361,7 @@ class LabelArrival:
             excursion.add(start, made=made, labelled=labelled, usual=usual, dispersion=dispersion)
             self._judge(number, outcome, level, k, due_us, changed)
         if not truths.is_late:
-            kinds = counts[: k + 1].sum(axis=0) if counts is not None else None
+            kinds = counts[: k + 1] if counts is not None else None
             truths.curve.add(k, made=made, labelled=labelled, kinds=kinds)
 
     def _decide(self, truths: _Truths, at_us: int) -> None:
@@ -369,23 +369,24 @@ class LabelArrival:
         truths.note_first(at_us)
         by, curve = truths.kinds, truths.curve
         fewest = 0 if by is None else by.fewest()
-        known = [k for k in range(len(AGES)) if curve.knows(k, cells=FEW_CELLS) and curve.kinds[k].sum() >= fewest]
+        known = [k for k in range(len(AGES)) if curve.knows(k, cells=FEW_CELLS) and curve.kinds[k, k].sum() >= fewest]
         if by is None or not known:
             return
-        last, horizon = known[-1], self._horizon_seconds(truths)
-        usual, rows, is_own = curve.kinds[last], float(curve.kinds[last].sum()), True
+        last, horizon, usual = known[-1], self._horizon_seconds(truths), None
         if truths.trusted_us > at_us and 2 * AGES[last] <= horizon:
-            if by.usual is not None:
-                usual, rows, is_own = by.usual, float(by.rows), False
-            elif curve.usual(last) < FULL and curve.through(horizon_seconds=horizon) is None:
+            usual = by.usual
+            if usual is None and curve.usual(last) < FULL and curve.through(horizon_seconds=horizon) is None:
                 return
         near = NEAR_EACH_OTHER if truths.waits and truths.waits[-1][1] == 0 else NEAR
-        biased = [
-            k
-            for k in known
-            if stands_apart(curve.kinds[k], usual, rows=rows, near=near)
-            and (is_own or can_be_made_good(curve.kinds[k], usual, made=int(curve.counts[k, 1]), rows=rows))
-        ]
+        if usual is None:
+            biased = [k for k in known if curve.is_early(k, fewest=max(fewest, 1), near=near)]
+        else:
+            biased = [
+                k
+                for k in known
+                if stands_apart(curve.kinds[k, k], usual, rows=by.rows, near=near)
+                and can_be_made_good(curve.kinds[k, k], usual, made=int(curve.counts[k, 1]), rows=by.rows)
+            ]
         beyond = [k for k in known if not biased or k > biased[-1]]
         truths.wait(at_us, 0 if not biased else int(AGES_US[beyond[0]]) if beyond else OPEN_END)
 
@@ -603,7 +604,7 @@ class LabelArrival:
                     "since_us": truths.since_us,
                     "cells": [_cells_to_json(cells) for cells in truths.cells],
                     "curve": truths.curve.counts.tolist(),
-                    "kinds": truths.curve.kinds.tolist(),
+                    "kinds": [[int(place), int(n)] for place, n in truths.curve.nonzero_kinds()],
                     "first_kinds": truths.first_kinds.tolist(),
                     "newest_made_us": truths.newest_made_us,
                     "trusted_us": truths.trusted_us,
@@ -631,7 +632,8 @@ class LabelArrival:
             truths = _Truths(saved["since_us"], [{} for _ in self.levels])
             truths.curve = Curve(np.array(saved["curve"], np.int64))
             if "kinds" in saved:
-                truths.curve.kinds = np.array(saved["kinds"], np.int64)
+                for place, n in saved["kinds"]:
+                    truths.curve.kinds.flat[place] = n
                 truths.first_kinds = np.array(saved["first_kinds"], np.int64)
                 truths.newest_made_us, truths.trusted_us = saved["newest_made_us"], saved["trusted_us"]
                 truths.fair_us = saved["fair_us"]
@@ -649,8 +651,11 @@ class LabelArrival:
 
 
 def _count(cells: Cells, level: Level, start_us: Ints, age_us: Ints, kind: Ints | None = None) -> None:
-    """Count rows into their cells by the step of AGES they have by then; those later than the level's last are left out."""
-    step = np.maximum(np.searchsorted(AGES_US, age_us, "left"), level.first)
+    """Count rows into their cells by the step of AGES they have by then; those later than the level's last are left out.
+
+    What has come by the last age of the level before is kept apart, so that each level can be compared with the one before.
+    """
+    step = np.maximum(np.searchsorted(AGES_US, age_us, "left"), max(level.first - 1, 0))
     kept = step <= level.last
     kinds = 1 if kind is None else KINDS
     place = step if kind is None else step * KINDS + kind

@@ -192,6 +192,29 @@ def test_an_objective_is_missed_on_ripe_cohorts(begin: Callable[..., Story]) -> 
     assert not story.of(IncidentKind.LABELS_LATE)
 
 
+def test_a_world_that_changes_and_changes_back_is_not_labels_that_depend_on_their_age(
+    begin: Callable[..., Story],
+) -> None:
+    """Old cells know the bad hour longer than young ones: ages are compared in the same cells, and errors go on as they come."""
+
+    def wrong(number: int, at: float) -> bool:
+        return number % 2 == 0 if 3600 <= at < 7200 else a_tenth(number, at)
+
+    def delay(number: int, at: float) -> float:
+        del at
+        return 100 + number * 7 % 60
+
+    events, labels = traffic(60, delay=delay, wrong=a_tenth)
+    truth = {label["inference_id"]: label["label"] for label in labels}
+    story = begin(baseline=[event | {"label": truth[event["inference_id"]]} for event in events])
+    story.live(*traffic(240, delay=delay, wrong=wrong), restarts=True)
+    [row] = delays.rows(story.engine)
+    assert (row["watch"]["state"], row["watch"]["age_seconds"], row["watch"]["held"]) == ("as_they_come", 0, 0)
+    [incident] = story.of(IncidentKind.CONCEPT_DRIFT)
+    assert abs((minute(incident.onset_us) or 0) - 60) <= 1
+    assert 120 < (minute(incident.closed_us) or 0) < 140
+
+
 def of_two_classes(first: int, last: int, *, found: float, spared: float, seed: int) -> tuple[Bodies, Bodies]:
     """Four predictions a second without scores: three of ten are yes, of which `found` are, and `spared` of the others."""
     rng = np.random.default_rng(seed)

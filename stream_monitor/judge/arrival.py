@@ -7,14 +7,14 @@ so cells too young to know count neither for nor against (the censoring that ben
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from scipy import special
 
-from stream_monitor.judge.selection import KINDS
+from stream_monitor.judge.selection import KINDS, stands_apart
 from stream_monitor.records import Floats, Ints
 
 AGES = tuple(2**k for k in range(28))
@@ -59,7 +59,8 @@ PEAK_FACTOR = 1.5
 @dataclass(slots=True)
 class Curve:
     """Cells, their predictions, those labelled and the sum of labelled² / predictions, at each age: (AGES, 4) integers;
-    and of which kinds the labels were, (AGES, KINDS).
+    and of which kinds the labels were, (AGES, AGES, KINDS): in the cells at AGES[k], those that had come by each age up to
+    it. While the world changes, labels of two ages can be compared in the same cells alone.
 
     Laws: the same cells in any order give the same curve; `merge(a, empty) == a`, `merge` changes neither.
 
@@ -70,16 +71,35 @@ class Curve:
     """
 
     counts: Ints = field(default_factory=lambda: np.zeros((len(AGES), 4), np.int64))
-    kinds: Ints = field(default_factory=lambda: np.zeros((len(AGES), KINDS), np.int64))
+    kinds: Ints = field(default_factory=lambda: np.zeros((len(AGES), len(AGES), KINDS), np.int64))
 
     def add(self, k: int, *, made: int, labelled: int, kinds: Ints | None = None) -> None:
-        """Take a cell at AGES[k]."""
+        """Take a cell at AGES[k]; `kinds` (k + 1, KINDS): its labels by the step they came at."""
         self.counts[k] += (1, made, labelled, labelled * labelled * FRACTION // made)
         if kinds is not None:
-            self.kinds[k] += kinds
+            self.kinds[k, : k + 1] += np.cumsum(kinds, axis=0)
         if self.counts[k, 0] >= MOST_CELLS:
             self.counts[k] //= 2
             self.kinds[k] //= 2
+
+    def is_early(self, k: int, *, fewest: int, near: float) -> bool:
+        """Whether labels that have come by AGES[k] are of other kinds than those that come later, in the same cells.
+
+        From the age to the furthest its cells have been seen at, from there to the furthest of the cells of the next width.
+        """
+        while True:
+            later = [j for j in range(k + 1, len(AGES)) if self.kinds[j, k].sum() >= fewest]
+            if not later:
+                return False
+            j = later[-1]
+            if stands_apart(self.kinds[j, k], self.kinds[j, j], rows=float(self.kinds[j, j].sum()), near=near):
+                return True
+            k = j
+
+    def nonzero_kinds(self) -> Iterator[tuple[int, int]]:
+        """(place, count) of what is not 0 among the kinds."""
+        places = np.flatnonzero(self.kinds)
+        return zip(places.tolist(), self.kinds.flat[places].tolist(), strict=True)
 
     def merge(self, other: Curve) -> Curve:
         """The curve of both's cells."""
