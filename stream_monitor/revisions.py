@@ -37,7 +37,11 @@ FEWEST_LABELS = 30
 """Below so many a figure says nothing, and the next join would restate it."""
 
 STEP = 0.1
-"""A revision for each tenth of a cohort's predictions that was labelled since the last: at most ten of some 150 bytes."""
+"""A revision for each tenth of a cohort's predictions that was labelled since the last, and whenever a figure has left the
+interval it was given then: corrections move figures though no label is new."""
+
+MOST_REVISIONS = 20
+"""Of some 150 bytes each; of more, the first and the newest are kept."""
 
 FOLLOWED_WINDOWS = 8
 """The newest closed cohorts of each length are followed: of weeks, longer than labels are usually waited for (45 days)."""
@@ -92,15 +96,19 @@ class Revisions:
         self._fetch(closed)
         for key in sorted(closed):
             profile = self.engine.outcomes.cohorts.profile(key)
-            if profile is not None and self._is_news(key, profile.rows):
-                self._held[key].append(Revision(at_us, profile.rows, first_figures(profile)))
+            if profile is None or profile.rows < FEWEST_LABELS:
+                continue
+            held, now = self._held[key], Revision(at_us, profile.rows, first_figures(profile))
+            if not held or self._is_news(key, held[-1], now):
+                self._held[key] = [*held[:1], *[*held[1:], now][1 - MOST_REVISIONS :]]
                 self._dirty.add(key)
 
-    def _is_news(self, key: CohortKey, labelled: int) -> bool:
-        held = self._held[key]
-        if not held:
-            return labelled >= FEWEST_LABELS
-        return labelled - held[-1].labelled >= STEP * self.engine.outcomes.cohorts.made(key[0], key[2], key[3])
+    def _is_news(self, key: CohortKey, last: Revision, now: Revision) -> bool:
+        made = self.engine.outcomes.cohorts.made(key[0], key[2], key[3])
+        return now.labelled - last.labelled >= STEP * made or any(
+            name in last.figures and (value < last.figures[name][1] or value > last.figures[name][2])
+            for name, (value, _, _) in now.figures.items()
+        )
 
     @staticmethod
     def _is_old(key: CohortKey, sealed_us: int) -> bool:

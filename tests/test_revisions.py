@@ -12,6 +12,7 @@ from test_labels import START, Bodies, Story, a_tenth, traffic
 
 from stream_monitor import delays
 from stream_monitor.records import Json
+from stream_monitor.revisions import MOST_REVISIONS
 
 
 @pytest.fixture
@@ -85,6 +86,28 @@ def test_there_are_few_of_them(story: Story) -> None:
     assert 5 <= len(revisions) <= 10
     assert revisions[0]["labelled"] >= 30
     assert all(b["labelled"] - a["labelled"] >= 30 for a, b in itertools.pairwise(revisions))
+
+
+def test_corrections_are_told_though_no_label_is_new(story: Story) -> None:
+    """A figure that has left the interval it was given is a revision; however often that happens, they stay few."""
+    events, labels = traffic(4, delay=lambda *_: 5.0, wrong=a_tenth, a_minute=120)
+    story.live(events, labels, slice_seconds=30)
+    first = minutes(story)[1]["revisions"]
+    assert [revision["figures"][0]["value"] for revision in first] == pytest.approx([0.9], abs=0.05)
+    said = {e["inference_id"]: e["prediction"]["label"] for e in events if 60 <= e["timestamp"] - START < 120}
+    for k in range(MOST_REVISIONS + 4):
+        other = {"yes": "no", "no": "yes"}
+        told = [{"inference_id": n, "label": other[label] if k % 2 == 0 else label, "timestamp": START + 240 + k / 10}
+                for n, label in said.items()]  # fmt: skip
+        story.tell([{**events[0], "inference_id": f"later {k}", "timestamp": START + 240 + k / 10}], told)
+        if k == 0:
+            *before, now = minutes(story)[1]["revisions"]
+            assert before == first
+            assert (now["labelled"], now["figures"][0]["value"]) == (first[-1]["labelled"], 0.0)
+    revisions = minutes(story)[1]["revisions"]
+    assert len(revisions) == MOST_REVISIONS
+    assert revisions[0] == first[0]
+    assert [revision["figures"][0]["value"] for revision in revisions[-2:]] == [0.0, 1.0]
 
 
 def test_what_is_not_followed_any_more_is_let_go(story: Story) -> None:
