@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from feeding import read
 
 from stream_monitor import history
-from stream_monitor.app import decode_poll, make_decoder
+from stream_monitor.app import make_decoder
 from stream_monitor.baselines import baselines_of_rows
 from stream_monitor.config import parse
 from stream_monitor.engine import Engine
@@ -91,14 +92,7 @@ class Bus:
         """Records that the broker wrote at a time, and a commit."""
         for partition, values in ((EVENTS, events), (TRUTHS, labels)):
             self._source.extend(partition, values, record_time_us=at_ms * 1000)
-        poll = self._source.poll(200_000, 0.0)
-        for batch in decode_poll(self._decoder, poll):
-            self.engine.offer(batch)
-        self.engine.note_poll(poll, 0.0)
-        for now in (0.0, 1e6):
-            self.engine.step(now, seal_now=True)
-            self.engine.join(now)
-        self.told |= {i.id: i for i in self.engine.checkpoint()}
+        self.told |= {i.id: i for i in read(self.engine, self._source, self._decoder)}
 
     def live(self, task: str, bad: list[bytes]) -> dict[str, Any]:
         """Good events and labels, bad labels in the middle, more good ones; the summary."""

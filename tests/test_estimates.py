@@ -12,9 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from feeding import read
 
 from stream_monitor import history, past
-from stream_monitor.app import decode_poll, make_decoder
+from stream_monitor.app import make_decoder
 from stream_monitor.baselines import baselines_of_rows
 from stream_monitor.config import Config, parse
 from stream_monitor.engine import Engine
@@ -123,15 +124,7 @@ class Service:
         """Feed, join and commit; `seal`: time passes, too."""
         for where, bodies in ((partition, events), (LABELS, labels or [])):
             self._source.extend(where, [json.dumps(body).encode() for body in bodies])
-        poll = self._source.poll(100_000, 0.0)
-        for batch in decode_poll(make_decoder(self._config), poll):
-            self.engine.offer(batch)
-        self.engine.note_poll(poll, 0.0)
-        for now in (0.0, 1e6) if seal else (0.0,):
-            self.engine.step(now, seal_now=seal)
-            if seal:
-                self.engine.join(now)
-        self.engine.checkpoint()
+        read(self.engine, self._source, make_decoder(self._config), seal=seal)
 
     def estimated(self) -> pa.Table:
         """The estimated rows of `performance.parquet`."""

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from feeding import read
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as theirs
 
 from stream_monitor import history
-from stream_monitor.app import decode_poll, make_decoder
+from stream_monitor.app import make_decoder
 from stream_monitor.config import parse
 from stream_monitor.engine import Engine
 from stream_monitor.records import Binding, PartitionId, Stream
@@ -82,14 +83,7 @@ def told(folder: Path, records: Sequence[tuple[PartitionId, bytes]], cuts: Seque
     for start, stop in zip([0, *cuts], [*cuts, len(records)], strict=True):
         for partition, body in records[start:stop]:
             source.extend(partition, [body])
-        poll = source.poll(10_000, 0.0)
-        for batch in decode_poll(decoder, poll):
-            engine.offer(batch)
-        engine.note_poll(poll, 0.0)
-        for now in (0.0, 1e6):
-            engine.step(now, seal_now=True)
-            engine.join(now)
-        engine.checkpoint()
+        read(engine, source, decoder)
         if restarts:
             engine.store.close()
             engine = Engine(CONFIG, Store(folder / "state.duckdb"))

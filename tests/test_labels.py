@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from feeding import read
 from scipy import special
 
 from stream_monitor import delays
-from stream_monitor.app import decode_poll, make_decoder
+from stream_monitor.app import make_decoder
 from stream_monitor.baselines import baselines_of_rows
 from stream_monitor.config import Config, parse
 from stream_monitor.engine import Engine
@@ -73,14 +74,7 @@ class Story:
         """Feed a slice and commit."""
         for partition, bodies in ((EVENTS, events), (LABELS, labels)):
             self._source.extend(partition, [json.dumps(body).encode() for body in bodies])
-        poll = self._source.poll(100_000, 0.0)
-        for batch in decode_poll(self._decoder, poll):
-            self.engine.offer(batch)
-        self.engine.note_poll(poll, 0.0)
-        for now in (0.0, 1e6):  # the second step finds every partition idle, so that nothing holds time back
-            self.engine.step(now, seal_now=True)
-            self.engine.join(now)
-        self.told |= {i.id: i for i in self.engine.checkpoint()}
+        self.told |= {i.id: i for i in read(self.engine, self._source, self._decoder)}
 
     def live(
         self,

@@ -10,9 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from feeding import read
 
 from stream_monitor import history, past
-from stream_monitor.app import decode_poll, make_decoder
+from stream_monitor.app import make_decoder
 from stream_monitor.config import ModelConfig, parse
 from stream_monitor.engine import Engine
 from stream_monitor.exposition import render
@@ -62,14 +63,7 @@ class Story:
         """Feed events and labels and commit."""
         for partition, bodies in ((EVENTS, events), (LABELS, labels)):
             self._source.extend(partition, [json.dumps(body).encode() for body in bodies])
-        poll = self._source.poll(100_000, 0.0)
-        for batch in decode_poll(self._decoder, poll):
-            self.engine.offer(batch)
-        self.engine.note_poll(poll, 0.0)
-        for now in (0.0, 1e6):  # the second step finds every partition idle, so that nothing holds time back
-            self.engine.step(now, seal_now=True)
-            self.engine.join(now)
-        self.told |= {incident.id: incident for incident in self.engine.checkpoint()}
+        self.told |= {incident.id: incident for incident in read(self.engine, self._source, self._decoder)}
 
     def figures(self, outcome: str, *, basis: str = "cohort", window: str = "1m") -> dict[str, list[Body]]:
         """The rows of an outcome by metric, in the order of time."""

@@ -10,9 +10,10 @@ from typing import Any
 
 import duckdb
 import pytest
+from feeding import read
 
 from stream_monitor import history, past
-from stream_monitor.app import decode_poll, make_decoder
+from stream_monitor.app import make_decoder
 from stream_monitor.config import parse
 from stream_monitor.engine import Engine
 from stream_monitor.exposition import render
@@ -59,15 +60,7 @@ class Story:
         """Feed events and labels and commit; the incidents that changed."""
         for partition, bodies in ((EVENTS, events), (LABELS, labels)):
             self._source.extend(partition, [json.dumps(body).encode() for body in bodies])
-        decoder = make_decoder(self._config)
-        poll = self._source.poll(100_000, 0.0)
-        for batch in decode_poll(decoder, poll):
-            self.engine.offer(batch)
-        self.engine.note_poll(poll, 0.0)
-        for now in (0.0, 1e6):  # the second step finds every partition idle, so that nothing holds time back
-            self.engine.step(now, seal_now=True)
-            self.engine.join(now)
-        return self.engine.checkpoint()
+        return read(self.engine, self._source, make_decoder(self._config))
 
 
 @pytest.fixture
