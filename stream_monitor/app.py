@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import queue
-import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -19,6 +18,7 @@ from typing import Any
 from stream_monitor.baselines import read_baselines
 from stream_monitor.config import Config
 from stream_monitor.decode import Decoder, DecoderOptions, ModelOptions
+from stream_monitor.ending import Stop
 from stream_monitor.engine import Engine, Refused
 from stream_monitor.judge.baseline import Baseline
 from stream_monitor.memory import Sweeper
@@ -137,7 +137,7 @@ class Monitor:
         self._checkpoints = Pace(CHECKPOINT_SECONDS / self.haste, CHECKPOINT_SHARE, CHECKPOINT_MOST_SECONDS)
         self._joins = Pace(0.0, self.haste * JOIN_SHARE)
 
-    def run(self, stop: threading.Event) -> None:
+    def run(self, stop: Stop) -> None:
         """Turn until told to stop or the source is read to its end; then write a last checkpoint."""
         while not stop.is_set() and not self.turn():
             pass

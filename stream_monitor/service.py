@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import bisect
 import logging
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from stream_monitor.app import Monitor, Pace, dead_letter, fetch, open_engine
 from stream_monitor.config import Config
-from stream_monitor.ending import Ending
+from stream_monitor.ending import Ending, Stop
 from stream_monitor.engine import Engine, Refused
 from stream_monitor.errors import PeerError, UsageError
 from stream_monitor.exposition import Deliveries, snapshot
@@ -81,15 +80,16 @@ class Service:
         app = create_app(self.view, self.publisher, host=host, token=_token(config.publish.token_file))
         self.server = Server(app, host=host, port=port)
 
-    def run(self, stop: threading.Event) -> None:
+    def run(self, stop: Stop) -> None:
         """Serve until told to stop or, with files, until everything is read and `stop` is set."""
         self.server.start()
         log.info("listening", extra=fields(host=self.config.publish.host, port=self.server.port))
         try:
             self.monitor.run(stop)
             self._publish()
-            while not stop.wait(IDLE_SECONDS):  # files are read to their end: people may still ask and promote
+            while not stop.is_set():  # files are read to their end: people may still ask and promote
                 self.monitor.rest()
+                time.sleep(IDLE_SECONDS)
             self.monitor.fetcher.close()
             if self._prepare():
                 self.engine.close()
@@ -200,7 +200,7 @@ def serve(config: Config, ending: Ending) -> None:
         service = Service(config, engine, source, dead_letters=dead_letters, outbox=outbox)
         log.info("started", extra=fields(state=str(config.state), positions=len(engine.positions())))
         ending.in_order = True
-        service.run(ending.asked)
+        service.run(ending)
         log.info("stopped")
     finally:
         store.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -35,20 +36,27 @@ class MonitorProcess:
         """Start it; does not wait."""
         with self.log.open("ab") as log:
             command = [sys.executable, "-m", "stream_monitor.cli", "run", "--config", str(self._config)]
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+            # So that `_end` can have a process that hangs say where.
+            environment = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
     def kill(self) -> None:
         """SIGKILL, as the kernel does to what takes too much memory."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> int:
-        """SIGTERM; its exit code."""
+        """SIGTERM; its exit code. AssertionError with what every thread does when it does not end."""
         return self._end(signal.SIGTERM)
 
     def _end(self, number: signal.Signals) -> int:
         assert self._process is not None
         self._process.send_signal(number)
-        return self._process.wait(timeout=60)
+        try:
+            return self._process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self._process.send_signal(signal.SIGABRT)
+            self._process.wait(timeout=60)
+            raise AssertionError(f"does not end:\n{self.log.read_text()[-6000:]}") from None
 
     @property
     def running(self) -> bool:
