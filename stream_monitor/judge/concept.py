@@ -11,6 +11,7 @@ import json
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,15 +19,16 @@ import pyarrow as pa
 from stream_monitor.errors import StateError
 from stream_monitor.judge.calibrate import Budget
 from stream_monitor.judge.clustering import STRETCH, Clustering
-from stream_monitor.judge.cusum import NEVER, STEP, rise
+from stream_monitor.judge.cusum import NEVER, STEP, Bank, rise
 from stream_monitor.judge.finding import UNLIKELY
 from stream_monitor.judge.relation import ABSOLUTE, BIAS, CALIBRATION, ERROR_RATE, LEVEL, NONE, Aspect, Relation
+from stream_monitor.judge.rhythm import HOUR_US, HOURS, Rhythm
 from stream_monitor.judge.watch import Traffic, compressed, decompressed
 from stream_monitor.judge.wording import number, percent
 from stream_monitor.records import IncidentKind, Ints
 from stream_monitor.summarize.outcome import Joined, Task
 
-FORMAT = 2
+FORMAT = 3
 RING = 4_096
 """Truths that are remembered: an error rate of 10 % that rises by a tenth of Cohen's h shows in half as many."""
 FIRST_SHARE = 0.5
@@ -98,9 +100,30 @@ class _Sums:
     level: Ints
     since: Ints
     limit: Ints
+    rhythm: Rhythm
+    shift: Ints  # (hours, K): what is usual of an hour, taken off the steps
     clustering: Clustering = field(default_factory=Clustering)
     raised: _Raised | None = None
     calm: int = 0  # labels since the last alarm was over: where an onset may lie
+
+    @classmethod
+    def of(cls, bank: Bank) -> _Sums:
+        """Without a label."""
+        k, cells = bank.steps.shape
+        return cls(*np.zeros((3, k), np.int64), Rhythm.of(cells), np.zeros((HOURS, k), np.int64))
+
+    def to_json(self) -> list[Any]:
+        raised = self.raised and asdict(self.raised)
+        numbers = self.level.tolist(), self.since.tolist(), self.shift.tolist(), self.calm
+        return [*numbers, self.rhythm.to_json(), self.clustering.to_json(), raised]
+
+    @classmethod
+    def from_json(cls, body: list[Any]) -> _Sums:
+        level, since, shift, calm, rhythm, clustering, raised = body
+        return cls(
+            np.array(level, np.int64), np.array(since, np.int64), np.zeros(0, np.int64), Rhythm.from_json(rhythm),
+            np.array(shift, np.int64), Clustering.from_json(clustering), raised and _Raised(**raised), calm,
+        )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -122,10 +145,7 @@ class Concept:
 
     def __post_init__(self) -> None:
         self._ring = ROWS.empty_table()
-        self._sums = [
-            _Sums(np.zeros(len(a.bank.steps), np.int64), np.zeros(len(a.bank.steps), np.int64), np.zeros(0, np.int64))
-            for a in self.relation.aspects
-        ]
+        self._sums = [_Sums.of(aspect.bank) for aspect in self.relation.aspects]
         self._set_limits()
 
     def run_length(self) -> float:
@@ -185,31 +205,42 @@ class Concept:
                 self.share = share_at(int(part["time_us"][-1].as_py()))
                 self._set_limits()
             if self.traffic.events % STRETCH == 0:
-                self._learn_clustering()
+                self._learn()
             start += len(part)
         return sorted(found, key=lambda turn: turn.at)
 
-    def _learn_clustering(self) -> None:
-        """From the last stretch of labels, and what it says of the limits."""
+    def _learn(self) -> None:
+        """The rhythm of days and what makes labels alike, from the last stretch of them."""
+        rows = self._ring.slice(max(0, len(self._ring) - STRETCH))
         for place, sums in enumerate(self._sums):
-            cells = self._ring[_CELLS[place]].slice(max(0, len(self._ring) - STRETCH)).to_numpy().astype(np.int64)
-            steps = np.append(self.relation.aspects[place].bank.steps[0], 0)
-            sums.clustering.add(steps[cells] * STEP)
+            cell = rows[_CELLS[place]].to_numpy().astype(np.int64)
+            says = cell != NONE
+            sums.rhythm.add(cell[says], rows["made_us"].to_numpy()[says])
+            ratios = np.exp(self.relation.aspects[place].bank.steps * STEP)
+            sums.shift = np.rint(sums.rhythm.shift(ratios, sums.clustering.factor()) / STEP).astype(np.int64)
+            sums.clustering.add(self._steps(place, rows)[:, 0] * STEP)
         self._set_limits()
+
+    def _steps(self, place: int, rows: pa.Table) -> Ints:
+        """(n, K): what each truth says for each alternative beyond what its hour does; 0 where it says nothing."""
+        cell = rows[_CELLS[place]].to_numpy().astype(np.int64)
+        hour = rows["made_us"].to_numpy() // HOUR_US % HOURS
+        steps = self.relation.aspects[place].bank.steps.T[cell] - self._sums[place].shift[hour]
+        steps[cell == NONE] = 0
+        return np.asarray(steps, np.int64)
 
     def _walk(self, place: int, part: pa.Table, known: pa.Table, names: Mapping[int, Sequence[str]]) -> list[Turn]:
         """One aspect over rows: alarm, calm, alarm."""
-        aspect, sums = self.relation.aspects[place], self._sums[place]
-        cells = part[_CELLS[place]].to_numpy().astype(np.int64)
+        sums = self._sums[place]
         before = len(known) - len(part)
-        steps = np.concatenate([aspect.bank.steps, np.zeros((len(aspect.bank.steps), 1), np.int64)], axis=1).T
+        steps = self._steps(place, part)
         found: list[Turn] = []
         row = 0
-        while row < len(cells):
+        while row < len(steps):
             if sums.raised is not None:
-                row = self._follow(place, steps[cells[row:]], row, known, before, names, found)
+                row = self._follow(place, steps[row:], row, known, before, names, found)
                 continue
-            level, since = rise(sums.level, steps[cells[row:]], sums.since)
+            level, since = rise(sums.level, steps[row:], sums.since)
             hit = np.flatnonzero((level >= sums.limit).any(axis=1))
             at = int(hit[0]) if len(hit) else len(level) - 1
             sums.level, sums.since, sums.calm = level[at].copy(), since[at].copy(), sums.calm + at + 1
@@ -227,7 +258,7 @@ class Concept:
             found.append(turn)
             onset = [turn.onset_between_us[0], turn.onset_us, turn.onset_between_us[1]]
             since = told.filter(pa.array(told["made_us"].to_numpy() >= turn.onset_us))
-            so_far = steps[since[_CELLS[place]].to_numpy()].sum(axis=0)
+            so_far = self._steps(place, since).sum(axis=0)
             sums.raised = _Raised(
                 best, int(sums.limit[best]), str(turn.kind), onset, so_far.tolist(), int(so_far.max()), passed=passed
             )
@@ -279,10 +310,8 @@ class Concept:
         """The case of an alarm on the truths `told`, the last of which raised it or shows that it goes on."""
         aspect = self.relation.aspects[place]
         sums = self._sums[place]
-        if sums.raised is None:
-            onset = self._onset(aspect, place, told.slice(max(0, len(told) - sums.calm)))
-        else:
-            onset = (*sums.raised.onset,)
+        held = sums.raised
+        onset = self._onset(place, told.slice(max(0, len(told) - sums.calm))) if held is None else (*held.onset,)
         made = told["made_us"].to_numpy()
         after = told.filter(pa.array(made >= onset[1]))
         raw, value, expected, words = self._size(aspect, after)
@@ -298,12 +327,11 @@ class Concept:
             onset_us=onset[1], onset_between_us=(onset[0], onset[2]), newest_us=int(made.max()),
         )  # fmt: skip
 
-    def _onset(self, aspect: Aspect, place: int, rows: pa.Table) -> tuple[int, ...]:
+    def _onset(self, place: int, rows: pa.Table) -> tuple[int, ...]:
         """The earliest, likeliest and latest prediction from which on the likeliest alternative holds (Hinkley 1970)."""
-        made, cells = rows["made_us"].to_numpy(), rows[_CELLS[place]].to_numpy().astype(np.int64)
+        made = rows["made_us"].to_numpy()
         order = np.argsort(made, kind="stable")
-        steps = np.concatenate([aspect.bank.steps, np.zeros((len(aspect.bank.steps), 1), np.int64)], axis=1)
-        tails = np.cumsum(steps[:, cells[order][::-1]], axis=1)[:, ::-1]
+        tails = np.cumsum(self._steps(place, rows)[order][::-1], axis=0)[::-1].T
         tail = tails[int(np.argmax(tails.max(axis=1)))] * STEP
         possible = made[order][tail >= tail.max() - UNLIKELY]
         return int(possible.min()), int(made[order][int(np.argmax(tail))]), int(possible.max())
@@ -431,10 +459,7 @@ class Concept:
                 "aspects": [[a.name, *a.bank.steps.shape] for a in self.relation.aspects],
                 "share": self.share,
                 "traffic": [self.traffic.events, self.traffic.marks, self.traffic.rate],
-                "sums": [
-                    [s.level.tolist(), s.since.tolist(), s.calm, s.clustering.to_json(), s.raised and asdict(s.raised)]
-                    for s in self._sums
-                ],
+                "sums": [sums.to_json() for sums in self._sums],
             }
         ).encode()
         sink = pa.BufferOutputStream()
@@ -454,10 +479,7 @@ class Concept:
             events, marks, rate = head["traffic"]
             self.traffic = Traffic(events, [(n, t) for n, t in marks], rate)
             self.share = head["share"]
-            for sums, (level, since, calm, clustering, raised) in zip(self._sums, head["sums"], strict=True):
-                sums.level, sums.since, sums.calm = np.array(level, np.int64), np.array(since, np.int64), calm
-                sums.clustering = Clustering.from_json(clustering)
-                sums.raised = None if raised is None else _Raised(**raised)
+            self._sums = [_Sums.from_json(stored) for stored in head["sums"]]
             self._set_limits()
             self._ring = pa.ipc.open_stream(body[4 + size :]).read_all()
         except (struct.error, ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:

@@ -152,6 +152,7 @@ def alike(labels: int = 240_000, streams: int = 4) -> None:
         "5 labels a customer": of_customers(5),
         "20 labels a customer": of_customers(20),
         "a swing by 1.35 within a day": swinging(1.35),
+        "a swing by 2 within a day": swinging(2.0),
     }
     for name, usual in cases.items():
         counts = [
