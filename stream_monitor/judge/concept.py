@@ -110,7 +110,8 @@ class _Sums:
     def of(cls, bank: Bank) -> _Sums:
         """Without a label."""
         k, cells = bank.steps.shape
-        return cls(*np.zeros((3, k), np.int64), Rhythm.of(cells), np.zeros((HOURS, k), np.int64))
+        level, since, limit = np.zeros((3, k), np.int64)
+        return cls(level, since, limit, Rhythm.of(cells), np.zeros((HOURS, k), np.int64))
 
     def to_json(self) -> list[Any]:
         raised = self.raised and asdict(self.raised)
@@ -218,7 +219,7 @@ class Concept:
             sums.rhythm.add(cell[says], rows["made_us"].to_numpy()[says])
             ratios = np.exp(self.relation.aspects[place].bank.steps * STEP)
             sums.shift = np.rint(sums.rhythm.shift(ratios, sums.clustering.factor()) / STEP).astype(np.int64)
-            sums.clustering.add(self._steps(place, rows)[:, 0] * STEP)
+            sums.clustering.add(np.asarray(self._steps(place, rows)[:, 0] * STEP, np.float64))
         self._set_limits()
 
     def _steps(self, place: int, rows: pa.Table) -> Ints:

@@ -26,7 +26,7 @@ def days(count: int) -> Ints:
 
 def at_noon(made_us: Ints, factor: float) -> Floats:
     """By how much an hour's errors are more, or fewer, than those of a day."""
-    return np.asarray(factor ** np.sin(made_us / DAY_US * 2 * np.pi))
+    return np.asarray(factor ** np.sin(made_us / DAY_US * 2 * np.pi), np.float64)
 
 
 def wrong(made_us: Ints, seed: int, factor: float = 1.0) -> Flags:
@@ -51,7 +51,7 @@ def test_a_rhythm_is_taken_off_hour_by_hour() -> None:
     """As much as the mean of the likelihood ratio is more at that hour, known from twenty days to a hundredth."""
     made = days(20)
     shift = learnt(wrong(made, 1, 1.6), made).shift(RATIOS, 1.0)
-    middle = (np.arange(24) + 0.5) * HOUR_US
+    middle = np.arange(24) * HOUR_US + HOUR_US // 2
     rate = 0.1 * at_noon(middle, 1.6)
     true = np.log((1 - rate)[:, None] * RATIOS[:, 0] + rate[:, None] * RATIOS[:, 1])
     assert shift == pytest.approx(true - true.mean(axis=0), abs=0.03)
