@@ -173,10 +173,14 @@ class Engine:
         for version in self.versions.values():
             self.note(version.take_given(now_us=self.sealed_us))
 
-    def outcome_horizon_us(self, model: int, outcome: int) -> int | None:
-        """How long after a prediction a truth of an outcome counts; None: as long as labels are waited for."""
+    def outcome_horizon_us(self, model: int, outcome: int) -> int:
+        """How long after a prediction a truth of an outcome counts: as long as labels are waited for, if not shorter.
+
+        Also where the prediction is still there: how long it is depends on what else the stream holds.
+        """
         known = self.config.model(self.names.models[model]).outcomes.get(self.names.outcomes[outcome])
-        return None if known is None or known.horizon is None else known.horizon * MICROSECONDS
+        horizon = None if known is None else known.horizon
+        return (self.config.label_horizon if horizon is None else horizon) * MICROSECONDS
 
     def given_for(self, key: ModelKey) -> Baseline | None:
         """The configured baseline of a version: its own, else its model's, else one of rows that name no model."""
@@ -646,12 +650,16 @@ class Engine:
         ):
             for block in self.store.expired_blocks(shelf, self.sealed_us - seconds * MICROSECONDS):
                 self.store.drop_block(shelf, block)
-        self.truth.expire(self.sealed_us)
-        day = self.sealed_us // DAY_US
+        if self.joined_sealed_us is None:
+            return
+        # Predictions may be far ahead of the labels that are joined, in a backlog by weeks: what these wait for stays.
+        joined_us = min(self.sealed_us, self.joined_sealed_us)
+        self.truth.expire(joined_us)
+        day = joined_us // DAY_US
         if day != self._expired_day:
             self._expired_day = day
             hours = max(keep.hours, self.config.label_horizon + 86_400) * MICROSECONDS
-            self.store.expire_windows(self.sealed_us - hours, self.sealed_us - keep.days * MICROSECONDS)
+            self.store.expire_windows(joined_us - hours, joined_us - keep.days * MICROSECONDS)
 
     def forget_profiles(self, line: int) -> None:
         """Profiles on the bins of an earlier baseline do not add to those that follow."""

@@ -324,10 +324,10 @@ class Truth:
         model_of_version: Callable[[int], int],
         corrections_us: int | None = None,
         models: Sequence[str] | None = None,
-        horizon_of: Callable[[int, int], int | None] | None = None,
+        horizon_of: Callable[[int, int], int] | None = None,
     ) -> None:
         """`corrections_us`: how long truths may be corrected, None: as long as the horizon. `models`: their names, a list
-        that grows. `horizon_of` (model, outcome): microseconds after which its truths do not count, None: all do."""
+        that grows. `horizon_of` (model, outcome): microseconds after which its truths do not count; None: all do."""
         self._store = store
         self._horizon_us = horizon_us
         self._corrections_us = corrections_us
@@ -492,7 +492,7 @@ class Truth:
         shelf_us = self._shelf_time(made_us, made_arrival_us)
         key, rank = label_key(ids, named, outcome, aims.epoch), truth_rank(time_us, texts)
         shelves = _greatest(aims, shelf_us[aims.prediction] // DAY_US, labels["day"].to_numpy())
-        aims, too_late = self._in_time(aims, models, outcome, time_us, made_us)
+        aims, too_late = self._in_time(aims, models, outcome, np.where(timeless, arrival_us, time_us), made_us)
         key = np.where(too_late, key ^ _TOO_LATE_KEY, key)  # what comes too late corrects nothing
         return _Standing(
             labels=_with(labels, "arrival_us", np.where(timeless & (arrival_us == NO_TIME), placed_us, arrival_us)),
@@ -517,15 +517,17 @@ class Truth:
     def _in_time(self, aims: Aims, models: Codes, outcome: Codes, time_us: Ints, made_us: Ints) -> tuple[Aims, Flags]:
         """The pairs within the horizons of their outcomes; which labels (n,) have pairs, and none within."""
         is_late = np.zeros(len(aims.label), np.bool_)
-        of = outcome[aims.label].astype(np.int64)
-        pairs, place = np.unique((models[aims.prediction].astype(np.int64) << OUTCOME_BITS) + of, return_inverse=True)
-        for k, pair in enumerate(pairs.tolist()):
-            model, number = pair >> OUTCOME_BITS, pair & ((1 << OUTCOME_BITS) - 1)
-            horizon_us = None if self._horizon_of is None else self._horizon_of(model, number)
-            if horizon_us is not None:
-                mine = place == k
-                time = time_us[aims.label[mine]]
-                is_late[mine] = (time != NO_TIME) & (time > made_us[aims.prediction[mine]] + horizon_us)
+        if self._horizon_of is not None:
+            of = outcome[aims.label].astype(np.int64)
+            pairs, place = np.unique(
+                (models[aims.prediction].astype(np.int64) << OUTCOME_BITS) + of, return_inverse=True
+            )
+            mask = (1 << OUTCOME_BITS) - 1
+            horizon_us = np.array(
+                [self._horizon_of(pair >> OUTCOME_BITS, pair & mask) for pair in pairs.tolist()], np.int64
+            )
+            time = time_us[aims.label]
+            is_late = (time != NO_TIME) & (time > made_us[aims.prediction] + horizon_us[place])
         too_late = np.zeros(len(time_us), np.bool_)
         too_late[aims.label] = True
         too_late[aims.label[~is_late]] = False

@@ -13,7 +13,7 @@ import pytest
 from feeding import read
 
 from stream_monitor import history, past
-from stream_monitor.app import make_decoder
+from stream_monitor.app import decode_poll, make_decoder
 from stream_monitor.config import ModelConfig, parse
 from stream_monitor.engine import Engine
 from stream_monitor.exposition import render
@@ -21,7 +21,7 @@ from stream_monitor.measures import Measure, in_words_of_the_outcome, measure
 from stream_monitor.publish.http import Filters
 from stream_monitor.records import Binding, Incident, IncidentKind, PartitionId, Stream
 from stream_monitor.source.memory import MemorySource
-from stream_monitor.store import Store
+from stream_monitor.store import PREDICTIONS, Store
 from stream_monitor.summarize.outcome import Task
 
 EVENTS, LABELS = PartitionId(Stream.INFERENCE, "t", 0), PartitionId(Stream.GROUND_TRUTH, "l", 0)
@@ -64,6 +64,16 @@ class Story:
         for partition, bodies in ((EVENTS, events), (LABELS, labels)):
             self._source.extend(partition, [json.dumps(body).encode() for body in bodies])
         self.told |= {incident.id: incident for incident in read(self.engine, self._source, self._decoder)}
+
+    def tell_in_haste(self, events: Iterable[Body], labels: Iterable[Body] = ()) -> None:
+        """The same where there was no time to join: the service commits, and joins when that is due."""
+        for partition, bodies in ((EVENTS, events), (LABELS, labels)):
+            self._source.extend(partition, [json.dumps(body).encode() for body in bodies])
+        for batch in decode_poll(self._decoder, self._source.poll(1_000_000, 0.0)):
+            self.engine.offer(batch)
+        for now in (0.0, 1e6):
+            self.engine.step(now, seal_now=True)
+        self.engine.checkpoint()
 
     def figures(self, outcome: str, *, basis: str = "cohort", window: str = "1m") -> dict[str, list[Body]]:
         """The rows of an outcome by metric, in the order of time."""
@@ -310,6 +320,32 @@ def test_a_truth_beyond_its_horizon_does_not_count(begin: Callable[..., Story]) 
     asked = {"end_us": START * 10**6, "made": 100, "labelled": 66}
     labels = story.engine.outcomes.labels
     assert labels.ripeness(0, outcome, now_us=(START + 60) * 10**6, **asked) in ("ripe", "labels_missing")
+
+
+def test_what_came_in_time_counts_however_late_it_is_joined(begin: Callable[..., Story]) -> None:
+    """Labels of a day ago wait to be joined while another model's predictions run ahead by weeks."""
+    story = begin(label_horizon="2d")
+    story.tell([event(n) for n in range(600)])
+    labels = [truth(n, "label", label="yes", after=1.9 * 86_400) for n in range(600)]
+    ahead = [event(10**7 + n, model="other", timestamp=START + 40 * 86_400 + n) for n in range(60)]
+    story.tell_in_haste(ahead, labels)
+    story.tell([])
+    assert history.summary(story.engine)["ground_truth"]["matched"] == 600
+    assert len(story.figures("label")["accuracy"]) == 1
+    story.tell([])
+    assert START // 86_400 not in story.engine.store.blocks(PREDICTIONS)
+
+
+def test_a_label_beyond_the_horizon_has_expired_though_its_prediction_is_still_there(
+    begin: Callable[..., Story],
+) -> None:
+    """How long predictions are there depends on what else the stream holds; what counts does not. Also one of 2099."""
+    story = begin(label_horizon="1d")
+    story.tell([event(n) for n in range(60)])
+    story.tell([], [truth(n, "label", label="yes", after=86_400 + n - 9) for n in range(20)])
+    story.tell([], [truth(n, "label", label="yes", after=73 * 365 * 86_400) for n in range(20, 40)])
+    fates = history.summary(story.engine)["ground_truth"]
+    assert (fates["matched"], fates["orphan_expired"], fates["orphan_waiting"]) == (10, 30, 0)
 
 
 @pytest.mark.parametrize("prediction_first", [True, False])
