@@ -402,13 +402,16 @@ class Engine:
         arrival = self._arrival(time, before)
         label, score = columns.label.take(index), columns.score[rows]
         probabilities = columns.probabilities.take(index)
+        expected = np.full((2, len(rows)), np.nan)
         for one in np.unique(version).tolist():
             mine = version == one
             self.versions[one].open_segments(segment[mine])
             self.outcomes.cohorts.note_predictions(one, segment[mine], time[mine])
             self.outcomes.labels.note_predictions(one, time[mine], arrival[mine])
-            self.estimates.note_predictions(one, segment, time, mine, label=label, score=score,
-                                            probabilities=probabilities, columns=columns, rows=rows)  # fmt: skip
+            expected[:, mine] = self.estimates.note_predictions(
+                one, segment, time, mine, label=label, score=score, probabilities=probabilities,
+                columns=columns, rows=rows,
+            )  # fmt: skip
         self.truth.add_predictions(
             pa.table(
                 {
@@ -422,6 +425,8 @@ class Engine:
                     "score": score,
                     "value": columns.value[rows],
                     "probabilities": probabilities,
+                    "expected_size": expected[0],
+                    "expected_error": expected[1],
                 }
             )
         )
@@ -574,6 +579,7 @@ class Engine:
             self._seal_up_to((max(tops) // self.pane_us + 1) * self.pane_us)
         self.join(now_seconds)
         self.note(self.outcomes.finish())
+        self.revisions.finish()
         for version in self.versions.values():
             self.note(version.finish())
 

@@ -202,14 +202,16 @@ class Estimates:
         probabilities: pa.Array,
         columns: Inferences,
         rows: Ints,
-    ) -> None:
+    ) -> Floats:
         """Count those of the predictions (n,) that are `mine`, of a version, if its baseline allows an estimate.
 
-        `rows` (n,): where they stand in the batch they came in, `columns`.
+        `rows` (n,): where they stand in the batch they came in, `columns`. What size of error and which error to expect of
+        each of mine, (2, mine); NaN where that cannot be told.
         """
         estimator = self.estimator(self.engine.versions[version])
+        expected = np.full((2, int(mine.sum())), np.nan)
         if estimator is None:
-            return
+            return expected
         if not mine.all():
             chosen = pa.array(mine)
             label, probabilities = label.filter(chosen), probabilities.filter(chosen)
@@ -218,7 +220,9 @@ class Estimates:
         held.segment.append(segment)
         held.time_us.append(time_us)
         if isinstance(estimator, LossEstimator):
-            held.leaf.append(self._leaves(estimator.leaves, columns, rows))
+            leaf = self._leaves(estimator.leaves, columns, rows)
+            held.leaf.append(leaf)
+            expected = estimator.expected(leaf)
         elif estimator.task is Task.MULTICLASS:
             held.label.append(label)
             held.probabilities.append(probabilities)
@@ -228,6 +232,7 @@ class Estimates:
         held.rows += len(time_us)
         if held.rows >= PENDING_ROWS:
             self._count(version)
+        return expected
 
     def _leaves(self, leaves: Leaves, columns: Inferences, row: Ints) -> Ints:
         """The leaf of each row, -1 where it predicts no number that an error could be told of."""

@@ -29,8 +29,11 @@ twentieth of the time that is waited anyway, if 4,096 stand for all of it."""
 ASK_EVERY = 1_024
 """Rows after which the bound is looked at: the same ones, however polls cut them."""
 
-_TEXTS = ("truth_label", "label")
-_NUMBERS = ("truth_number", "score", "value", "truth_probability", "label_probability", "squared_probability")
+_TEXTS = ("truth_label", "label", "probabilities")
+_NUMBERS = (
+    "truth_number", "score", "value", "truth_probability", "label_probability", "squared_probability", "expected_size",
+    "expected_error",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,10 @@ class Arrived:
         return Arrived(self.joined.take(row), self.made_us[row], self.time_us[row], self.segment[row], self.id_lo[row])
 
     def to_table(self) -> pa.Table:
-        columns: dict[str, Any] = {name: getattr(self.joined, name).cast(pa.string()) for name in _TEXTS}
-        nothing = np.full(len(self), np.nan)
+        nothing, columns = np.full(len(self), np.nan), dict[str, Any]()
+        for name in _TEXTS:
+            column = getattr(self.joined, name)
+            columns[name] = pa.nulls(len(self), pa.string()) if column is None else column.cast(pa.string())
         for name in _NUMBERS:
             column = getattr(self.joined, name)
             columns[name] = pa.array(nothing if column is None else column, pa.float64(), from_pandas=False)
@@ -62,9 +67,15 @@ class Arrived:
     @classmethod
     def from_table(cls, rows: pa.Table) -> Arrived:
         flat = rows.combine_chunks()
-        texts = {name: _array(flat[name]) for name in _TEXTS}
-        joined = Joined(**texts, **{name: flat[name].to_numpy() for name in _NUMBERS})
+        held = set(flat.column_names)  # an earlier version of this program held fewer
+        texts = {name: _array(flat[name]) for name in _TEXTS if name in held}
+        joined = Joined(**texts, **{name: flat[name].to_numpy() for name in _NUMBERS if name in held})
         return cls(joined, *(flat[name].to_numpy() for name in ("made_us", "time_us", "segment", "id_lo")))
+
+
+def _one_after_the_other(held: pa.Table, more: pa.Table) -> pa.Table:
+    """What was held by an earlier version of this program lacks some columns."""
+    return pa.concat_tables([held, more], promote_options="default").select(more.column_names)
 
 
 def _array(column: pa.ChunkedArray) -> pa.Array:
@@ -95,7 +106,7 @@ class Holding:
             some = some.take(np.flatnonzero(self._is_taken(some.made_us, some.id_lo)))
             if len(some):
                 table = some.to_table()
-                self.rows = table if self.rows is None else pa.concat_tables([self.rows, table])
+                self.rows = table if self.rows is None else _one_after_the_other(self.rows, table)
             found += self.let_go(int(part.time_us[stop - 1]), waits)
             if self.seen % ASK_EVERY == 0:
                 self._bound(int(part.time_us[stop - 1]))

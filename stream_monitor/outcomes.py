@@ -221,7 +221,9 @@ class Outcomes:
         store = engine.store
         waiting = store.state("truth", "joined")
         if waiting is not None:
-            outcomes._waiting.append(from_ipc(waiting))
+            # What waited for an earlier version of this program lacks some columns.
+            whole = pa.concat_tables([MET_SCHEMA.empty_table(), from_ipc(waiting)], promote_options="default")
+            outcomes._waiting.append(whole)
         for key, body in store.states("arrivals").items():
             line, outcome = key.split("/")
             outcomes._arrivals[(int(line), int(outcome))] = _Arrivals.from_bytes(body)
@@ -929,6 +931,9 @@ def _joined(rows: pa.Table, task: Task) -> Joined:
         truth_probability=of_truth,
         label_probability=of_label,
         squared_probability=squares,
+        probabilities=_array(flat["probabilities"]) if task is Task.MULTICLASS else None,
+        expected_size=flat["expected_size"].to_numpy() if task is Task.REGRESSION else None,
+        expected_error=flat["expected_error"].to_numpy() if task is Task.REGRESSION else None,
     )
 
 

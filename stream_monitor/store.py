@@ -31,7 +31,7 @@ from stream_monitor.records import Ints, PartitionId, Stream
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _DAY_US = 86_400_000_000
 
@@ -55,7 +55,7 @@ _NO_PERFORMANCE = "delete from states where kind in ('made', 'cohort', 'arrival'
 figures of past windows go; joined predictions, the fates of labels and everything else stay."""
 
 MIGRATIONS: Mapping[int, str] = {1: _OUTBOX, 2: _NO_PERFORMANCE}
-"""SQL that takes the file from version k to k + 1."""
+"""SQL that takes the file from version k to k + 1; where a step only widens tables there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ SCORES = Shelf(
 PREDICTIONS = Shelf(
     "predictions",
     "seq bigint, id_hi ubigint, id_lo ubigint, version integer, segment integer, time_us bigint, arrival_us bigint, "
-    "label varchar, score double, value double, probabilities varchar",
+    "label varchar, score double, value double, probabilities varchar, expected_size double, expected_error double",
     _DAY_US,
 )
 LABELS = Shelf(
@@ -95,6 +95,10 @@ LABELS = Shelf(
     _DAY_US,
 )
 SHELVES = (PANES, FIVE_MINUTES, HOURS, DAYS, SKETCHES, SCORES, PREDICTIONS, LABELS)
+WIDENED: Mapping[int, tuple[Shelf, Sequence[str]]] = {
+    3: (PREDICTIONS, ("expected_size double", "expected_error double"))
+}
+"""Columns that the tables of a shelf get on the way from version k to k + 1."""
 
 
 STATE_BYTES = 4_000_000
@@ -153,11 +157,21 @@ class Store:
             log.info("state_backup", extra=fields(path=str(backup), schema=found))
         for version in range(found, SCHEMA_VERSION):
             self._connection.begin()
-            self._connection.execute(MIGRATIONS[version])
+            if version in MIGRATIONS:
+                self._connection.execute(MIGRATIONS[version])
+            self._widen(version)
             self.set_meta("schema_version", str(version + 1))
             self._write_meta()
             self._connection.commit()
             log.info("state_migrated", extra=fields(schema=version + 1))
+
+    def _widen(self, version: int) -> None:
+        if version not in WIDENED:
+            return
+        shelf, columns = WIDENED[version]
+        for block in self._find_blocks()[shelf.name]:
+            for column in columns:
+                self._connection.execute(f"alter table {shelf.table(block)} add column if not exists {column}")
 
     def _find_blocks(self) -> dict[str, set[int]]:
         names = [row[0] for row in self._connection.execute("select table_name from duckdb_tables()").fetchall()]

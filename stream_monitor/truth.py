@@ -84,8 +84,11 @@ PREDICTION_SCHEMA = pa.schema(
         ("score", pa.float64()),
         ("value", pa.float64()),
         ("probabilities", pa.string()),
+        ("expected_size", pa.float64()),
+        ("expected_error", pa.float64()),
     ]
 )
+"""`expected_size`, `expected_error`: of a number, the |error| and error that the baseline leads to expect; NaN: none."""
 
 LABEL_SCHEMA = pa.schema(
     [
@@ -115,6 +118,8 @@ MET_SCHEMA = pa.schema(
         ("score", pa.float64()),
         ("value", pa.float64()),
         ("probabilities", pa.string()),
+        ("expected_size", pa.float64()),
+        ("expected_error", pa.float64()),
         ("label", pa.string()),
         ("number", pa.float64()),
     ]
@@ -861,7 +866,8 @@ def _met_rows(standing: _Standing, chosen: Ints | Flags, labels: Ints) -> pa.Tab
     made = standing.predictions.take(pa.array(standing.truths.prediction[chosen]))
     truth = standing.labels.take(pa.array(labels[chosen]))
     columns = {name: made[name] for name in ("id_hi", "id_lo", "version", "segment", "time_us", "score", "value")}
-    columns |= {"probabilities": made["probabilities"], "predicted_label": made["label"]}
+    columns |= {name: made[name] for name in ("probabilities", "expected_size", "expected_error")}
+    columns["predicted_label"] = made["label"]
     columns |= {name: truth[name] for name in ("outcome", "label", "number")}
     columns["joined_us"] = pa.array(standing.truths.joined_us[chosen])
     return pa.table(columns).select(MET_SCHEMA.names).cast(MET_SCHEMA)

@@ -14,7 +14,7 @@ import pytest
 from stream_monitor import store as store_module
 from stream_monitor.errors import StateError
 from stream_monitor.records import PartitionId, Stream
-from stream_monitor.store import HOURS, PANES, SCHEMA_VERSION, Store
+from stream_monitor.store import HOURS, PANES, PREDICTIONS, SCHEMA_VERSION, Store
 
 HOUR_US = 3_600_000_000
 PARTITION = PartitionId(Stream.INFERENCE, "inference", 0)
@@ -162,6 +162,26 @@ def test_a_database_of_something_else_is_refused_and_left_alone(tmp_path: Path) 
         Store(path)
     with duckdb.connect(str(path)) as connection:
         assert connection.execute("select table_name from duckdb_tables()").fetchall() == [("people",)]
+
+
+def test_predictions_of_an_older_file_lead_to_expect_nothing(tmp_path: Path) -> None:
+    """Those that are there get the columns they lack, those that come after stand beside them."""
+    path = tmp_path / "state.duckdb"
+    store = Store(path)
+    row = pa.table({"seq": [1], "time_us": [5], "expected_size": [0.5]})
+    store.append(PREDICTIONS, row, np.array([5]))
+    store.commit()
+    store.close()
+    with duckdb.connect(str(path)) as file:
+        for column in ("expected_size", "expected_error"):
+            file.execute(f"alter table {PREDICTIONS.table(0)} drop column {column}")
+    set_schema(path, 3)
+    store = Store(path)
+    store.append(PREDICTIONS, pa.concat_tables([row, row]), np.array([5, 10**15]))
+    found = store.query(f"select expected_size, expected_error from {store.relation(PREDICTIONS)} order by all")
+    assert found["expected_size"].to_pylist() == [0.5, 0.5, None]
+    assert found["expected_error"].to_pylist() == [None] * 3
+    store.close()
 
 
 def test_an_older_file_goes_forward_after_a_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,7 @@ class Monitor:
             version = pa.array([r.version for r in made], pa.int32())
             nothing, none = pa.array([0.5] * len(made)), pa.nulls(len(made), pa.string())
             more = {"version": version, "segment": version, "score": nothing, "value": nothing, "probabilities": none}
+            more |= {"expected_size": nothing, "expected_error": nothing}
         else:
             labels = [r for r in records if isinstance(r, Label)]
             more = {

@@ -198,6 +198,11 @@ class LossEstimator:
             return {}
         return _Mixture(self._moments, rows, known, self.losses).estimates()
 
+    def expected(self, leaf: Ints) -> Floats:
+        """Size of the error and error to expect of rows by their leaf (n,), (2, n); NaN where that is negative."""
+        means = np.stack([self._moments.absolute, self._moments.error])
+        return np.where(leaf >= 0, means[:, leaf], np.nan)
+
     @cached_property
     def _moments(self) -> _Moments:
         return _Moments.of(self.losses.profiles)

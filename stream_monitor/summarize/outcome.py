@@ -128,6 +128,9 @@ class Joined:
     truth_probability: Floats  # several classes: the probability the prediction gave the truth, NaN where none
     label_probability: Floats | None = None  # several classes: that it gave its own label; None: all NaN
     squared_probability: Floats | None = None  # several classes: the sum of the squares of all; None: all NaN
+    probabilities: pa.Array | None = None  # several classes: of each, as JSON text; None: all null
+    expected_size: Floats | None = None  # a number: the |error| that its inputs led to expect; None: all NaN
+    expected_error: Floats | None = None  # and the error
 
     def __len__(self) -> int:
         return len(self.truth_number)
@@ -144,6 +147,9 @@ class Joined:
             truth_probability=self.truth_probability[row],
             label_probability=None if self.label_probability is None else self.label_probability[row],
             squared_probability=None if self.squared_probability is None else self.squared_probability[row],
+            probabilities=None if self.probabilities is None else self.probabilities.take(index),
+            expected_size=None if self.expected_size is None else self.expected_size[row],
+            expected_error=None if self.expected_error is None else self.expected_error[row],
         )
 
 
