@@ -48,17 +48,25 @@ class Objective:
         """Whether a value satisfies it; NaN does not."""
         return value >= self.limit if self.is_at_least else value <= self.limit
 
-    def is_excluded(self, found: Metric, *, alpha: float) -> bool:
-        """Whether the interval, widened from 97.5 % to 1 - `alpha` on its side, lies beyond the objective.
+    def is_missed(self, value: float) -> bool:
+        """Whether a value misses it; NaN neither meets nor misses."""
+        return not math.isnan(value) and not self.is_met(value)
 
-        The widening takes the metric for normal on that side; the interval it starts from does not.
-        """
+    def is_excluded(self, found: Metric, *, alpha: float) -> bool:
+        """Whether the interval, widened from 97.5 % to 1 - `alpha` on its side, lies beyond the objective."""
         if found.samples < FEWEST_LABELS:
             return False
-        wider = -float(special.ndtri(alpha)) / CONFIDENCE_Z
         if self.is_at_least:
-            return found.value + (found.upper - found.value) * wider < self.limit
-        return found.value - (found.value - found.lower) * wider > self.limit
+            return _widened(found.value, found.upper, alpha) < self.limit
+        return _widened(found.value, found.lower, alpha) > self.limit
+
+    def is_met_again(self, found: Metric, missed: float, *, alpha: float) -> bool:
+        """Whether it is met by a value whose interval, widened as much, leaves out the value that missed it."""
+        if found.samples < FEWEST_LABELS or not self.is_met(found.value):
+            return False
+        if self.is_at_least:
+            return _widened(found.value, found.lower, alpha) > missed
+        return _widened(found.value, found.upper, alpha) < missed
 
     def effect(self, value: float) -> float:
         """By how much it is missed: |Cohen's h| where both are shares, else as a part of what is asked."""
@@ -92,6 +100,23 @@ class Usual:
         unsure = value - (value - self.found.lower) * wider
         matters = math.sin(max(math.asin(math.sqrt(value)) - self.minimum_effect / 2, 0.0)) ** 2
         return Objective(self.metric, True, min(unsure, matters), "", value)
+
+
+def _widened(value: float, end: float, alpha: float) -> float:
+    """The end of a 95 % interval moved to where it lies at 1 - `alpha` on its side.
+
+    By the ratio of the normal quantiles, as it is and, of shares, on the scale of arcsines; the farther of the two counts.
+    On the first alone a share of .1 is found missed four times too often at 1 in 14,000, on the second alone one of .99
+    is. Both together stay below 1.3 times `alpha` from 30 labels on, shares of .02 to .99 and losses alike (exact, and
+    simulated).
+    """
+    wider = -float(special.ndtri(alpha)) / CONFIDENCE_Z
+    moved = value + (end - value) * wider
+    if not (0 <= value <= 1 and 0 <= end <= 1):
+        return moved
+    first, last = math.asin(math.sqrt(value)), math.asin(math.sqrt(end))
+    turned = math.sin(min(max(first + (last - first) * wider, 0.0), math.pi / 2)) ** 2
+    return max(moved, turned) if end > value else min(moved, turned)
 
 
 def usual_of(task: Task, found: Mapping[str, Metric], *, minimum_effect: float) -> list[Usual]:
