@@ -579,6 +579,7 @@ class Engine:
             self._seal_up_to((max(tops) // self.pane_us + 1) * self.pane_us)
         self.join(now_seconds)
         self.note(self.outcomes.finish())
+        self.revisions.finish()
         for version in self.versions.values():
             self.note(version.finish())
 

@@ -126,6 +126,9 @@ MET_SCHEMA = pa.schema(
 )
 """A prediction with its truth. `time_us` is the prediction's, `joined_us` the time of the joined outcome."""
 
+AMENDED_SCHEMA = MET_SCHEMA.append(pa.field("at_us", pa.int64())).append(pa.field("sign", pa.int8()))
+"""A truth that was taken back (sign -1) or took its place (1), and when that was known."""
+
 
 @dataclass(frozen=True, slots=True)
 class Met:
@@ -135,7 +138,8 @@ class Met:
     when one that came late changes when they met. `opened`: the new ones as they were known at their `joined_us`,
     whatever a later label of the same batch made of them; `revised`: what has become of opened ones by labels that had
     come by then; `withdrawn`: opened ones whose prediction has no truth any more. What all joins bring together depends
-    on predictions and labels alone, not on how joins cut them.
+    on predictions and labels alone, not on how joins cut them. `amended`: what, told after the opened ones and in the
+    order of its times, ends at the truths as they are now; of several corrections in one join it has the last.
     """
 
     new: pa.Table
@@ -144,6 +148,7 @@ class Met:
     opened: pa.Table
     revised: pa.Table
     withdrawn: pa.Table
+    amended: pa.Table = field(default_factory=AMENDED_SCHEMA.empty_table)
 
 
 @dataclass(slots=True)
@@ -858,7 +863,35 @@ def _difference(before: _Standing, after: _Standing) -> Met:
         opened=_met_rows(after, fresh, after.truths.opening),
         revised=_met_rows(after, new[revised], after.truths.opening),
         withdrawn=_met_rows(before, gone, before.truths.opening),
+        amended=_amended(before, after, old, new, fresh, gone),
     )
+
+
+def _amended(before: _Standing, after: _Standing, old: Ints, new: Ints, fresh: Flags, gone: Ints) -> pa.Table:
+    """What became of truths, `old` ones that are `new` ones now, and of `fresh` ones since they were opened."""
+    was, now = before.truths.label[old], after.truths.label[new]
+    other = before.texts[was] != after.texts[now]
+    old, new = old[other], new[other]
+    came_us, known_us = _known_us(before), _known_us(after)
+    at_us = np.maximum(came_us[old], known_us[new])
+    at_once = np.flatnonzero(fresh & (after.texts[after.truths.opening] != after.texts[after.truths.label]))
+    parts = (
+        (_met_rows(before, gone, before.truths.label), came_us[gone], -1),
+        (_met_rows(before, old, before.truths.label), at_us, -1),
+        (_met_rows(after, new, after.truths.label), at_us, 1),
+        (_met_rows(after, at_once, after.truths.opening), known_us[at_once], -1),
+        (_met_rows(after, at_once, after.truths.label), known_us[at_once], 1),
+    )
+    return pa.concat_tables(
+        rows.append_column("at_us", pa.array(at)).append_column("sign", pa.array(np.full(len(rows), sign, np.int8)))
+        for rows, at, sign in parts
+    )
+
+
+def _known_us(standing: _Standing) -> Ints:
+    """When each truth was known as it is."""
+    arrival_us: Ints = standing.labels["arrival_us"].to_numpy()
+    return np.maximum(standing.truths.joined_us, arrival_us[standing.truths.label])
 
 
 def _met_rows(standing: _Standing, chosen: Ints | Flags, labels: Ints) -> pa.Table:

@@ -52,11 +52,12 @@ def test_a_cohort_tells_what_it_was_as_its_labels_came(story: Story) -> None:
     found = minutes(story)
     assert len(found) == delays.SHOWN_COHORTS
     figures = set()
-    for minute in (5, 6, 7):
+    for minute in (5, 6):
         cohort = found[minute]
         revisions = cohort["revisions"]
-        assert [r["labelled"] for r in (revisions[0], revisions[-1])] == [60, 120]
-        assert [r["coverage"] for r in (revisions[0], revisions[-1])] == [0.5, 1.0]
+        # When it closed the last second's labels had not come; then each further tenth.
+        assert [r["labelled"] for r in revisions] == [58, 60, 72, 84, 96, 108, 120]
+        assert [r["coverage"] for r in (revisions[1], revisions[-1])] == [0.5, 1.0]
         assert sorted(r["at"] for r in revisions) == [r["at"] for r in revisions]
         for revision in revisions:
             expected = accuracy_of_first(revision["labelled"], events, labels, minute=minute)
@@ -82,32 +83,77 @@ def test_there_are_few_of_them(story: Story) -> None:
     """However many joins restate a cohort: one for each tenth of it, and none before thirty labels."""
     events, labels = traffic(4, delay=lambda n, _: 60.0 + n % 97, wrong=a_tenth, a_minute=300)
     story.live(events, labels, slice_seconds=4)
+    story.tell([{**events[0], "inference_id": "last", "timestamp": START + 300}], [])  # now those labels are in order
     revisions = minutes(story)[1]["revisions"]
-    assert 5 <= len(revisions) <= 10
-    assert revisions[0]["labelled"] >= 30
-    assert all(b["labelled"] - a["labelled"] >= 30 for a, b in itertools.pairwise(revisions))
+    assert [revision["labelled"] for revision in revisions] == [30, *range(60, 301, 30)]
 
 
-def test_corrections_are_told_though_no_label_is_new(story: Story) -> None:
-    """A figure that has left the interval it was given is a revision; however often that happens, they stay few."""
-    events, labels = traffic(4, delay=lambda *_: 5.0, wrong=a_tenth, a_minute=120)
-    story.live(events, labels, slice_seconds=30)
-    first = minutes(story)[1]["revisions"]
-    assert [revision["figures"][0]["value"] for revision in first] == pytest.approx([0.9], abs=0.05)
-    said = {e["inference_id"]: e["prediction"]["label"] for e in events if 60 <= e["timestamp"] - START < 120}
-    for k in range(MOST_REVISIONS + 4):
-        other = {"yes": "no", "no": "yes"}
-        told = [{"inference_id": n, "label": other[label] if k % 2 == 0 else label, "timestamp": START + 240 + k / 10}
-                for n, label in said.items()]  # fmt: skip
-        story.tell([{**events[0], "inference_id": f"later {k}", "timestamp": START + 240 + k / 10}], told)
-        if k == 0:
-            *before, now = minutes(story)[1]["revisions"]
-            assert before == first
-            assert (now["labelled"], now["figures"][0]["value"]) == (first[-1]["labelled"], 0.0)
-    revisions = minutes(story)[1]["revisions"]
-    assert len(revisions) == MOST_REVISIONS
-    assert revisions[0] == first[0]
-    assert [revision["figures"][0]["value"] for revision in revisions[-2:]] == [0.0, 1.0]
+def test_corrections_are_told_though_no_label_is_new(tmp_path: Path) -> None:
+    """A figure that has left the interval it was given is a revision within the hour; they stay few, and one look is enough."""
+    story = Story(tmp_path, windows=["10m", "1d"])
+    midnight = START // 86_400 * 86_400 + 86_400
+    events, labels = traffic(4, delay=lambda *_: 5.0, wrong=a_tenth, a_minute=60)
+    story.live(events, labels)
+    said = {e["inference_id"]: e["prediction"]["label"] for e in events}
+    other, found = {"yes": "no", "no": "yes"}, []
+    for hour in range(MOST_REVISIONS + 4):
+        at = midnight + hour * 3600
+        told = [{"inference_id": n, "label": other[label] if hour % 2 == 0 else label, "timestamp": at + 60 + k}
+                for k, (n, label) in enumerate(said.items())]  # fmt: skip
+        story.tell([{**events[0], "inference_id": f"later {hour}", "timestamp": at + 400}], told)
+        found.append(of_first_day(story, midnight))
+    story.tell([{**events[0], "inference_id": "last", "timestamp": at + 3700}], [])
+    found.append(of_first_day(story, midnight))
+    story.close()
+    assert [value for _, value, _ in found[0]] == pytest.approx([0.9])
+    assert found[1] == [*found[0], (midnight + 3600, 0.0, 240)]
+    assert found[2] == [*found[1], (midnight + 7200, 1.0, 240)]
+    assert len(found[-1]) == MOST_REVISIONS
+    assert found[-1][0] == found[0][0]
+    assert [value for _, value, _ in found[-1][-2:]] == [0.0, 1.0]
+
+
+def of_first_day(story: Story, end: float) -> list[tuple[float, float, int]]:
+    """(at, accuracy, labelled) of each revision of the cohort of a day that ended at a time."""
+    [line] = story.engine.versions[0].lines.values()
+    revisions = story.engine.revisions.of((line.number, 0, 86_400, round((end - 86_400) * 1e6)))
+    return [(r.at_us / 1e6, r.figures["accuracy"][0], r.labelled) for r in revisions]
+
+
+CUTS = (7, 60, 200, 10_000)
+"""Seconds of event time that are joined together."""
+
+
+def test_however_joins_fall_they_are_the_same(tmp_path: Path) -> None:
+    """In one join or in many, with restarts or without: the same tenths at the same times, and the same figures."""
+    events, labels = traffic(
+        12, delay=lambda n, _: 20.0 + n * 7919 % 150, wrong=lambda n, at: a_tenth(n, at) or (at < 200 and n % 3 == 0),
+        a_minute=120,
+    )  # fmt: skip
+    corrections = [{**labels[n], "label": "yes" if n % 2 else "no", "timestamp": labels[n]["timestamp"] + 60 + n % 200}
+                   for n in range(0, len(labels), 5)]  # fmt: skip
+    told = sorted([*labels, *corrections], key=lambda body: body["timestamp"])
+    found = []
+    for cut in CUTS:
+        folder = tmp_path / str(cut)
+        folder.mkdir()
+        story = Story(folder, windows=["1m", "2m", "1h"])
+        story.live(events, told, slice_seconds=cut, restarts=cut == CUTS[1])
+        story.tell([{**events[0], "inference_id": "last", "timestamp": START + 1800}], [])
+        story.engine.finish(1e7)
+        story.engine.checkpoint()
+        found.append(sorted(story.engine.revisions.all()))
+        story.close()
+    assert all(one == found[0] for one in found[1:])
+    first = found[0]
+    assert {key[2] for key, _ in first} == {60, 120}
+    assert len(first) == 12 + 6
+    for (_, _, seconds, start), revisions in first:
+        assert all(start + seconds * 1e6 <= revision.at_us for revision in revisions)
+        labelled = [revision.labelled for revision in revisions]
+        assert labelled == sorted(labelled)
+        assert len(set(labelled)) >= 8
+    assert any(a.labelled == b.labelled for _, revisions in first for a, b in itertools.pairwise(revisions))
 
 
 def test_what_is_not_followed_any_more_is_let_go(story: Story) -> None:
