@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from stream_monitor.config import duration_text
 from stream_monitor.judge.baseline import Baseline
+from stream_monitor.judge.calibration import Calibration
 from stream_monitor.judge.estimate import OUTCOME, Estimator, estimator_of
 from stream_monitor.judge.expectation import Expected, gap_text, is_outside
 from stream_monitor.judge.lacking import Arrival
@@ -249,6 +250,21 @@ class Estimates:
         """The estimator of the baseline in use, if it allows one."""
         held = self._reading(version)
         return None if held is None else held.estimator
+
+    def missed(self, line: Line, outcome: int) -> float | None:
+        """The part of a change of the errors of numbers that what is expected misses; None where nothing is."""
+        estimator = self._estimator_of(line, outcome)
+        return estimator.losses.missed if isinstance(estimator, LossEstimator) else None
+
+    def calibration(self, line: Line, outcome: int, label: str) -> Calibration | None:
+        """Of what a model of several classes gives one of them."""
+        estimator = self._estimator_of(line, outcome)
+        return estimator.classes.get(label) if isinstance(estimator, Estimator) else None
+
+    def _estimator_of(self, line: Line, outcome: int) -> AnyEstimator | None:
+        """None of an outcome that is not estimated."""
+        is_estimated = self.engine.names.outcomes[outcome] == OUTCOME
+        return self.estimator(self._version(line.key)) if is_estimated else None
 
     def _reading(self, version: Version) -> _Reading | None:
         """Of the baseline in use; why it allows no estimate is said once for each baseline."""

@@ -21,6 +21,7 @@ from stream_monitor import measures
 from stream_monitor.cohorts import CohortKey, Cohorts
 from stream_monitor.config import ModelConfig, duration_text
 from stream_monitor.holding import Arrived, Holding
+from stream_monitor.judge.answers import AT_ONCE, Answers, Rise
 from stream_monitor.judge.calibrate import LABELS_SHARE, Budget
 from stream_monitor.judge.concept import RING, Concept, Turn
 from stream_monitor.judge.detectors import DetectorBank
@@ -121,6 +122,8 @@ class _Arrivals:
     latest: dict[int, int] = field(default_factory=dict)  # by window seconds: when the newest closed one began
     classes: dict[str, Concept] = field(default_factory=dict)  # of several classes: the watch over each
     stored_classes: dict[str, bytes] = field(default_factory=dict)
+    answers: Answers | None = None  # the newest of all classes, beside those watches
+    stored_answers: bytes | None = None
     holding: Holding = field(default_factory=Holding)
     kinds: Kinds | None = None  # how its truths are told apart by what they say, once it was asked
 
@@ -233,6 +236,9 @@ class Outcomes:
         for key, body in store.states("class_concept").items():
             line, outcome, label = key.split("/", 2)
             outcomes._arrivals[(int(line), int(outcome))].stored_classes[label] = body
+        for key, body in store.states("class_answers").items():
+            line, outcome = key.split("/")
+            outcomes._arrivals[(int(line), int(outcome))].stored_answers = body
         for key, body in store.states("held_truths").items():
             line, outcome = key.split("/")
             if (int(line), int(outcome)) in outcomes._arrivals:
@@ -371,7 +377,8 @@ class Outcomes:
         self.engine.store.drop_states("concept", [f"{line.number}/{outcome}"])
         labels = [*held.classes, *held.stored_classes]
         self.engine.store.drop_states("class_concept", [f"{line.number}/{outcome}/{label}" for label in labels])
-        held.classes, held.stored_classes = {}, {}
+        self.engine.store.drop_states("class_answers", [f"{line.number}/{outcome}"])
+        held.classes, held.stored_classes, held.answers, held.stored_answers = {}, {}, None, None
         held.detect_anew(DetectorBank(1, makes=self.engine.config.drift.detectors))
         self._dirty_arrivals.add((line.number, outcome))
 
@@ -534,7 +541,7 @@ class Outcomes:
 
     # -- concept ---------------------------------------------------------------------------------
 
-    def _concept(self, line: Line, held: _Arrivals, at_us: int) -> Concept | None:
+    def _concept(self, line: Line, outcome: int, held: _Arrivals, at_us: int) -> Concept | None:
         """The watch over the truths of an outcome; None where the reference has too few."""
         reference = held.reference if line.is_whole else held.learnt
         if held.concept is not None or reference is None:
@@ -549,6 +556,7 @@ class Outcomes:
             self._share_at(line, at_us) * _whole_share(line, held),
             drift.minimum_effect,
             remembered=RING if line.is_whole else SEGMENT_RING,
+            missed=self.engine.estimates.missed(line, outcome),
         )
         if held.stored_concept is not None and not held.concept.restore(held.stored_concept):
             log.warning("charts_of_errors_begin_anew", extra=fields(model=line.key.model, version=line.key.version))
@@ -579,7 +587,7 @@ class Outcomes:
         return max(sum(held is not None and held.is_heard(at_us) for held in mine), 1)
 
     def _watch(self, line: Line, outcome: int, held: _Arrivals, part: Arrived, changed: dict[str, Incident]) -> None:
-        concept = self._concept(line, held, int(part.time_us[0]))
+        concept = self._concept(line, outcome, held, int(part.time_us[0]))
         if concept is None:
             return
         turns = concept.update(
@@ -608,7 +616,16 @@ class Outcomes:
     ) -> None:
         """The errors of each of the most frequent classes; what is found joins what is told of all."""
         if not held.classes:
-            held.classes = self._of_classes(line, held, int(part.time_us[0]))
+            held.classes = self._of_classes(line, outcome, held, int(part.time_us[0]))
+        for start in range(0, len(part), AT_ONCE):
+            some = part.take(np.arange(start, min(start + AT_ONCE, len(part))))
+            if held.answers is not None:
+                held.answers.add(some.joined, some.made_us, some.time_us)
+            self._watch_each_class(line, outcome, held, some, changed)
+
+    def _watch_each_class(
+        self, line: Line, outcome: int, held: _Arrivals, part: Arrived, changed: dict[str, Incident]
+    ) -> None:
         truth, names = np.array(part.joined.truth_label.to_pylist(), object), self._segment_names(part)
         for label, concept in held.classes.items():
             mine = part.take(np.flatnonzero(truth == label))
@@ -632,7 +649,7 @@ class Outcomes:
     def _share_of_class(self, line: Line, share: float, at_us: int) -> float:
         return self._share_at(line, at_us) * share
 
-    def _of_classes(self, line: Line, held: _Arrivals, at_us: int) -> dict[str, Concept]:
+    def _of_classes(self, line: Line, outcome: int, held: _Arrivals, at_us: int) -> dict[str, Concept]:
         assert held.reference is not None
         rows: Counter[str] = Counter()
         for (label, _), count in held.reference.pairs.items():
@@ -642,18 +659,32 @@ class Outcomes:
             for label, _ in sorted(rows.items(), key=lambda pair: (-pair[1], pair[0]))[:MOST_CLASSES]
             if (relation := Relation.of_class(held.reference, label)) is not None
         }
+        if relations:
+            known, stored = tuple(relations), held.stored_answers
+            held.answers = Answers(known) if stored is None else Answers.from_bytes(stored, known)
+            held.stored_answers = None
         drift = self.engine.config.drift
         found = {}
         for label, relation in relations.items():
             share = self._share_of_class(line, CLASSES_SHARE / len(relations), at_us)
             concept = Concept(
-                relation, Budget.parse(drift.false_alarms), share, drift.minimum_effect, remembered=SEGMENT_RING
-            )
+                relation, Budget.parse(drift.false_alarms), share, drift.minimum_effect, remembered=SEGMENT_RING,
+                rise=partial(self._rise_of_class, line, outcome, held, label),
+            )  # fmt: skip
             if label in held.stored_classes:
                 concept.restore(held.stored_classes[label])
             found[label] = concept
         held.stored_classes = {}
         return found
+
+    def _rise_of_class(
+        self, line: Line, outcome: int, held: _Arrivals, label: str, since_us: int, until_us: int
+    ) -> Rise | None:
+        """What the answers foretell of the errors of a class, by the calibration of the baseline if there is one."""
+        if held.answers is None:
+            return None
+        calibration = self.engine.estimates.calibration(line, outcome, label)
+        return held.answers.rise(label, calibration, since_us=since_us, until_us=until_us)
 
     def _is_told_of_the_whole(self, line: Line, outcome: int, turn: Turn) -> bool:
         """A segment that changes with its model is no news beside it."""
@@ -693,7 +724,6 @@ class Outcomes:
 
         They moved if they stood in an incident while the predictions were made whose errors rose.
         """
-        assert held.concept is not None
         lines = (line, self.engine.versions[self._version_of(line)].whole())
         until_us = min(turn.newest_us, turn.time_us)
         stood = sorted({found for of in lines for found in of.book.stood_between(INPUTS, turn.onset_us, until_us)})
@@ -706,12 +736,13 @@ class Outcomes:
             return f"inputs moved too ({_listed(moved)})" if moved else "inputs did not move"
         if turn.kind is IncidentKind.PERFORMANCE:
             which = f" ({_listed(moved)})" if moved else ""
-            return f"the scores foretold it: inputs moved{which}, the relation holds"
+            told = "inputs" if held.task is Task.REGRESSION else "scores"
+            return f"the {told} foretold it: inputs moved{which}, the relation holds"
         if answers and not moved:
             return f"the answers moved ({_listed(answers)}) and inputs did not: see whether another model answers"
         if not moved:
             return "the relation changed, inputs did not"
-        if len(held.concept.relation.truth):
+        if turn.is_foretold is not None:
             return f"inputs moved ({_listed(moved)}) and the relation changed"
         return f"inputs moved too ({_listed(moved)}): either they or the relation"
 
@@ -861,6 +892,8 @@ class Outcomes:
         store.put_states("concept", {f"{a}/{b}": c.to_bytes() for (a, b), c in watched.items() if c is not None})
         classes = {(a, b, label): c for a, b in watched for label, c in self._arrivals[(a, b)].classes.items()}
         store.put_states("class_concept", {f"{a}/{b}/{label}": c.to_bytes() for (a, b, label), c in classes.items()})
+        answers = {f"{a}/{b}": self._arrivals[(a, b)].answers for a, b in watched}
+        store.put_states("class_answers", {key: a.to_bytes() for key, a in answers.items() if a is not None})
         holdings = {f"{a}/{b}": self._arrivals[(a, b)].holding for a, b in sorted(self._dirty_arrivals)}
         store.put_states("held_truths", {key: held.to_bytes() for key, held in holdings.items() if held.seen})
         self._dirty_arrivals = set()

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from stream_monitor.errors import StateError
+from stream_monitor.judge.answers import FEWEST_TOLD, Rise
 from stream_monitor.judge.calibrate import Budget
 from stream_monitor.judge.clustering import STRETCH, Clustering
 from stream_monitor.judge.cusum import NEVER, STEP, Bank, rise
@@ -28,7 +29,7 @@ from stream_monitor.judge.wording import number, percent
 from stream_monitor.records import IncidentKind, Ints
 from stream_monitor.summarize.outcome import Joined, Task
 
-FORMAT = 3
+FORMAT = 4
 RING = 4_096
 """Truths that are remembered: an error rate of 10 % that rises by a tenth of Cohen's h shows in half as many."""
 FIRST_SHARE = 0.5
@@ -36,8 +37,6 @@ FIRST_SHARE = 0.5
 CALM = 1.5
 """An alarm is over when what it stands on has lost half as much again as an alarm has to gain: with as much, one that owed
 a burst to chance ended, and was raised anew, in 2 of 36 streams that had changed for good; with half more in none."""
-INTACT = 3.0
-"""Standard errors within which errors are what their scores foretold; and at least half of the rise must be foretold."""
 FEWEST_OF_A_GROUP = 20
 OUTSTANDING = 3.0
 """A segment or class is named as the worst on 20 truths or more, if it stands 3 standard errors beyond all the others;
@@ -51,9 +50,12 @@ ROWS = pa.schema(
         ("error", pa.float64()),
         ("first", pa.int16()),
         ("second", pa.int16()),
+        ("expected_size", pa.float64()),
+        ("expected_error", pa.float64()),
     ]
 )
-"""What is kept of a truth: when it was predicted and joined, what it was, the error, and its cells."""
+"""What is kept of a truth: when it was predicted and joined, what it was, the error, its cells, and of a number the size of
+its error and the error that its inputs led to expect."""
 _CELLS = ("first", "second")
 
 
@@ -77,6 +79,7 @@ class Turn:
     onset_us: int = 0  # in prediction time
     onset_between_us: tuple[int, int] = (0, 0)
     newest_us: int = 0  # the newest prediction it is known of
+    is_foretold: bool | None = None  # whether scores or inputs led to expect it; None: nobody can tell
 
 
 @dataclass(slots=True)
@@ -131,8 +134,10 @@ class _Sums:
 class Concept:
     """The watch over one outcome of one line. `update` in any chunks, stored and restored in between, finds the same.
 
-    `share`: the part of the `budget` it may spend. `remembered`: the truths among which an onset is looked for. It does
-    not depend on how rows are cut, nor on a clock.
+    `share`: the part of the `budget` it may spend. `remembered`: the truths among which an onset is looked for. `missed`:
+    the part of a change of errors that what its inputs lead to expect misses, None where nothing is expected. `rise`: of a
+    class, what the answers of all classes foretell of its errors since an onset, as of a time. It does not depend on how
+    rows are cut, nor on a clock.
     """
 
     relation: Relation
@@ -141,6 +146,8 @@ class Concept:
     minimum_effect: float
     traffic: Traffic = field(default_factory=Traffic)
     remembered: int = RING
+    missed: float | None = None
+    rise: Callable[[int, int], Rise | None] | None = None
     _sums: list[_Sums] = field(init=False)
     _ring: pa.Table = field(init=False)
 
@@ -187,7 +194,9 @@ class Concept:
         """
         cells, error = self.relation.encode(joined)
         second = cells[:, 1] if cells.shape[1] > 1 else np.full(len(cells), NONE)
-        columns = (made_us, time_us, segment, joined.truth_label, error, cells[:, 0], second)
+        nothing = np.full(len(joined), np.nan)
+        expected = (nothing if told is None else told for told in (joined.expected_size, joined.expected_error))
+        columns = (made_us, time_us, segment, joined.truth_label, error, cells[:, 0], second, *expected)
         arrays = [
             c.cast(f.type) if isinstance(c, pa.Array) else pa.array(c, f.type)
             for c, f in zip(columns, ROWS, strict=True)
@@ -318,14 +327,15 @@ class Concept:
         raw, value, expected, words = self._size(aspect, after)
         # The onset is where the rise is the most, so the rise looks larger than it is: by a standard error or so.
         effect = max(float(raw - 1 / np.sqrt(len(after))), 0.0)
-        kind = IncidentKind.CONCEPT_DRIFT
-        if aspect.name == LEVEL or (aspect.name == ERROR_RATE and self._is_foretold(after, value)):
-            kind = IncidentKind.PERFORMANCE
+        time_us = int(told["time_us"][-1].as_py())
+        is_foretold = self._is_foretold(aspect.name, after, onset[1], time_us)
+        kind = IncidentKind.PERFORMANCE if aspect.name == LEVEL or is_foretold else IncidentKind.CONCEPT_DRIFT
         worst = self._worst(told.filter(pa.array(made < onset[1])), after, names)
         return Turn(
-            aspect.name, kind, at, int(told["time_us"][-1].as_py()), value=value, expected=expected,
+            aspect.name, kind, at, time_us, value=value, expected=expected,
             threshold=expected + (value - expected) * passed, effect=effect, samples=len(after), detail=words, worst=worst,
             onset_us=onset[1], onset_between_us=(onset[0], onset[2]), newest_us=int(made.max()),
+            is_foretold=is_foretold,
         )  # fmt: skip
 
     def _onset(self, place: int, rows: pa.Table) -> tuple[int, ...]:
@@ -385,17 +395,51 @@ class Concept:
         words = f"log loss {number(loss)} where scores foretell {number(float(entropy.mean()))}"
         return surprised, loss, float(entropy.mean()), words
 
-    def _is_foretold(self, after: pa.Table, rate: float) -> bool:
-        """Whether scores, as the baseline knows them, foretold the errors: harder cases, answered as well as ever."""
+    def _is_foretold(self, aspect: str, after: pa.Table, onset_us: int, until_us: int) -> bool | None:
+        """Whether errors are those of harder cases, answered as well as ever; None where nobody can tell.
+
+        1. Truths that leave their scores are foretold by nothing.
+        2. Errors of numbers: by the inputs, as far as the baseline knows what errors such inputs have.
+        3. Errors of one class: by what the answers gave that class.
+        4. Errors of all classes: by their scores, as the baseline knows them.
+        """
+        if aspect == CALIBRATION:
+            return False
+        if aspect in (ABSOLUTE, BIAS):
+            rise = self._rise_by_inputs(aspect, after)
+            usual = self.relation.mean if aspect == ABSOLUTE else self.relation.lean
+        elif aspect == ERROR_RATE:
+            rise = self._rise_by_scores(after) if self.rise is None else self.rise(onset_us, until_us)
+            usual = self.relation.mean
+        else:
+            return None
+        return None if rise is None else rise.is_foretold(usual)
+
+    def _rise_by_inputs(self, aspect: str, after: pa.Table) -> Rise | None:
+        """The mean error, or its size, since the onset, and what the inputs of the same rows led to expect."""
+        error = after["error"].to_numpy()
+        came, expected = error, after["expected_error"].to_numpy()
+        usual, spread = self.relation.lean, self.relation.lean_deviation
+        if aspect == ABSOLUTE:
+            came, expected = np.abs(error), after["expected_size"].to_numpy()
+            usual, spread = self.relation.mean, self.relation.deviation
+        told = np.isfinite(came) & np.isfinite(expected)
+        if self.missed is None or not told.any() or told.sum() < FEWEST_TOLD * len(after):
+            return None
+        foretold = float(expected[told].mean())
+        variance = float(came[told].var()) / told.sum() + spread**2 / self.relation.rows
+        variance += (self.missed * (foretold - usual)) ** 2
+        return Rise(float(came[told].mean()), foretold, float(np.sqrt(variance)))
+
+    def _rise_by_scores(self, after: pa.Table) -> Rise | None:
+        """The share of wrong answers, and how many their scores foretold."""
         first, second = (after[name].to_numpy().astype(np.int64) for name in _CELLS)
         told = (first != NONE) & (second != NONE)
-        if not told.any() or told.sum() < 0.9 * len(after):
-            return False
+        if not told.any() or told.sum() < FEWEST_TOLD * len(after):
+            return None
         chance = self.relation.expected_errors(first[told], second[told])
-        spread = float(np.sqrt((chance * (1 - chance)).sum()))
-        beyond = float((first[told] - chance).sum())
-        rises = float(chance.mean()) - self.relation.mean, rate - self.relation.mean
-        return beyond <= INTACT * spread and rises[0] >= rises[1] / 2
+        error = float(np.sqrt((chance * (1 - chance)).sum())) / told.sum()
+        return Rise(float(first[told].mean()), float(chance.mean()), error)
 
     def _worst(self, before: pa.Table, after: pa.Table, names: Mapping[int, Sequence[str]]) -> str:
         """The segment or class whose errors rose most, where it stands out."""
