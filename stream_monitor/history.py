@@ -258,6 +258,32 @@ def performance_table(engine: Engine) -> pa.Table:
     return pa.table(columns)
 
 
+def revisions_table(engine: Engine) -> pa.Table:
+    """The columns of `revisions.parquet`, in the order in which it was said; a row for each figure that was."""
+    rows = []
+    for key, revisions in engine.revisions.all():
+        line, made = engine.names.lines[key[0]], engine.outcomes.cohorts.made(key[0], key[2], key[3])
+        for revision in revisions:
+            rows += [(revision, key, line, made, name, figure) for name, figure in revision.figures.items()]
+    rows.sort(key=lambda row: (row[0].at_us, row[1][2], row[1], row[4]))
+    columns: dict[str, pa.Array] = {
+        "model": pa.array([line.model for _, _, line, *_ in rows], pa.string()),
+        "version": pa.array([line.version for _, _, line, *_ in rows], pa.string()),
+        "segment": pa.array([segment_text(line) for _, _, line, *_ in rows], pa.string()),
+        "outcome": pa.array([engine.names.outcomes[key[1]] for _, key, *_ in rows], pa.string()),
+        "window": pa.array([duration_text(key[2]) for _, key, *_ in rows], pa.string()),
+        "window_start": pa.array([key[3] for _, key, *_ in rows], _TIME),
+        "window_end": pa.array([key[3] + key[2] * MICROSECONDS for _, key, *_ in rows], _TIME),
+        "at": pa.array([revision.at_us for revision, *_ in rows], _TIME),
+        "metric": pa.array([name for *_, name, _ in rows], pa.string()),
+        "samples": pa.array([revision.labelled for revision, *_ in rows], pa.int64()),
+        "coverage": pa.array([min(r.labelled / made, 1.0) for r, _, _, made, *_ in rows], pa.float64()),
+    }
+    for place, name in enumerate(("value", "lower", "upper")):
+        columns[name] = pa.array([figure[place] for *_, figure in rows], pa.float64())
+    return pa.table(columns)
+
+
 def recent_performance(engine: Engine) -> list[dict[str, Any]]:
     """The newest closed windows of every line and outcome, as JSON, for the API."""
     found: list[dict[str, Any]] = []

@@ -50,6 +50,7 @@ def replay(
 
     Raises UsageError for files that are not there, InputError where nothing of the inference files was usable.
     """
+    began = time.perf_counter()
     hold_memory()
     missing = [p for p in (*job.inference, *job.ground_truth, *job.baseline) if not p.exists()]
     if missing:
@@ -69,9 +70,8 @@ def replay(
             engine = Engine(
                 job.config, store, baselines=list(baselines.values()), expects_labels=bool(job.ground_truth)
             )
-            began = time.perf_counter()
-            _run(job, engine, _in_order(_bindings(job), job.config, Path(folder)), on_incidents, on_progress)
-            return _leave(job, engine, time.perf_counter() - began)
+            _run(job, engine, Path(folder), on_incidents, on_progress)
+            return _leave(job, engine, began)
         finally:
             store.close()
 
@@ -79,16 +79,25 @@ def replay(
 def _run(
     job: Job,
     engine: Engine,
-    bindings: Sequence[Binding],
+    folder: Path,
     on_incidents: Callable[[list[Incident]], None] | None,
     on_progress: Callable[[int], None] | None,
 ) -> None:
-    source = FileSource(bindings, rate_per_second=job.rate_per_second, start_us=RATE_START_US)
+    bindings = _bindings(job)
+    copies = _in_order(bindings, job.config, folder)
+    source = FileSource(
+        bindings,
+        rate_per_second=job.rate_per_second,
+        start_us=RATE_START_US,
+        copies={name: copy.path for name, copy in copies.items()},
+    )
     fetcher = fetch(source, job.config, positions={})
     with (job.out / "rejects.jsonl").open("w", encoding="utf-8") as rejects:
 
         def refuse(refused: Refused) -> None:
-            rejects.writelines(line + "\n" for line in reject_line(refused))
+            copy = copies.get(refused.raw.binding.topic)
+            given = refused if copy is None else copy.as_given(refused)
+            rejects.writelines(line + "\n" for line in reject_line(given))
 
         def tell(changed: list[Incident]) -> None:
             if changed and on_incidents is not None:
@@ -117,19 +126,30 @@ def _bindings(job: Job) -> list[Binding]:
     return made
 
 
-def _in_order(bindings: Sequence[Binding], config: Config, folder: Path) -> list[Binding]:
+@dataclass(frozen=True, slots=True)
+class _Sorted:
+    """A copy of a file in the order of time, and the rows of the file in that order, (n,)."""
+
+    path: Path
+    order: Ints
+
+    def as_given(self, refused: Refused) -> Refused:
+        """Refused records of the copy, at their places in the file that people know."""
+        return replace(refused, raw=replace(refused.raw, offset=self.order[refused.raw.offset]))
+
+
+def _in_order(bindings: Sequence[Binding], config: Config, folder: Path) -> dict[str, _Sorted]:
     """Labels are met in the order of their timestamps: a label file that is not in that order is sorted first."""
-    made = []
-    for number, binding in enumerate(bindings):
+    copies: dict[str, _Sorted] = {}
+    for binding in bindings:
         if binding.stream == Stream.GROUND_TRUTH:
             times = np.concatenate([t for t, _ in _label_times(binding, config)] or [np.zeros(0, np.int64)])
             highest = np.maximum.accumulate(times) if len(times) else times
             if (highest - times > config.allowed_lateness * MICROSECONDS).any():
-                copy = folder / f"{number}.jsonl"
-                _write_sorted(binding, config, np.argsort(times, kind="stable"), copy)
-                binding = replace(binding, topic=str(copy))
-        made.append(binding)
-    return made
+                copy = _Sorted(folder / f"{len(copies)}.jsonl", np.argsort(times, kind="stable"))
+                _write_sorted(binding, config, copy)
+                copies[binding.topic] = copy
+    return copies
 
 
 def _label_times(binding: Binding, config: Config) -> Iterator[tuple[Ints, pa.Array]]:
@@ -150,11 +170,11 @@ def _label_times(binding: Binding, config: Config) -> Iterator[tuple[Ints, pa.Ar
     source.close()
 
 
-def _write_sorted(binding: Binding, config: Config, order: Ints, path: Path) -> None:
+def _write_sorted(binding: Binding, config: Config, copy: _Sorted) -> None:
     values = pa.chunked_array([value for _, value in _label_times(binding, config)], pa.binary())
-    with path.open("wb") as file:
-        for start in range(0, len(order), POLL_RECORDS):
-            part = values.take(pa.array(order[start : start + POLL_RECORDS])).to_pylist()
+    with copy.path.open("wb") as file:
+        for start in range(0, len(copy.order), POLL_RECORDS):
+            part = values.take(pa.array(copy.order[start : start + POLL_RECORDS])).to_pylist()
             file.writelines((value or b"").rstrip(b"\r\n") + b"\n" for value in part)
 
 
@@ -164,17 +184,19 @@ RATE_START_US = 1_577_836_800 * MICROSECONDS
 """Events without a time begin at 2020-01-01 UTC with --rate: a replay must give the same every day."""
 
 
-def _leave(job: Job, engine: Engine, seconds: float) -> dict[str, Any]:
-    """Write the results."""
-    summary = history.summary(engine)
-    offered = summary["inference"]["offered"]
-    summary["elapsed_seconds"] = round(seconds, 3)
-    summary["events_per_second"] = round(offered / seconds, 1) if seconds else None
+def _leave(job: Job, engine: Engine, began: float) -> dict[str, Any]:
+    """Write the results, last the summary: it says how long all took since `began`."""
     bodies = engine.store.incident_bodies()
     (job.out / "incidents.jsonl").write_text("".join(body + "\n" for body in bodies), encoding="utf-8")
     pq.write_table(history.scores_table(engine), job.out / "scores.parquet")
     pq.write_table(history.performance_table(engine), job.out / "performance.parquet")
+    pq.write_table(history.revisions_table(engine), job.out / "revisions.parquet")
     (job.out / "metrics.prom").write_bytes(render(engine))
+    summary = history.summary(engine)
+    offered = summary["inference"]["offered"]
+    seconds = time.perf_counter() - began
+    summary["elapsed_seconds"] = round(seconds, 3)
+    summary["events_per_second"] = round(offered / seconds, 1) if seconds else None
     (job.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     if offered and summary["inference"]["rejected"] == offered:
         raise InputError(f"none of the {offered} inference events could be used; see {job.out / 'rejects.jsonl'}")

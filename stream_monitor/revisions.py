@@ -128,7 +128,7 @@ class Revisions:
         ended = list(self._ended(span))
         touched = dict.fromkeys(ended, (_Changes(WAITING_SCHEMA.empty_table()), np.zeros(0, np.int64)))
         for one in np.unique(pair).tolist():
-            rows = waiting.filter(pa.array(pair == one))
+            rows = _chosen(waiting, pair == one)
             touched |= self._touched(one // 65_536, one % 65_536, rows, span, ended)
         closed = {key: where for key, where in touched.items() if _end_us(key) <= until_us}
         self.engine.outcomes.cohorts.have(list(closed))
@@ -136,7 +136,7 @@ class Revisions:
         for key, (changes, row) in closed.items():
             self._tell_cohort(key, changes, row, span)
         self._told_us, self._is_saved = until_us, False
-        self._waiting = [waiting.filter(pa.array(waiting["at_us"].to_numpy() >= until_us))]
+        self._waiting = [_chosen(waiting, waiting["at_us"].to_numpy() >= until_us)]
 
     def _ended(self, span: _Span) -> Iterator[CohortKey]:
         """Cohorts that closed though no truth may have come since they had theirs, and those to look at."""
@@ -304,6 +304,13 @@ class _Past:
                 joined = _joined(self._changes.rows.take(pa.array(some)), profile.task)
                 added = shares(joined, profile.task, positive_label=profile.positive_label)
                 added.fold([profile], None, direction * sign)
+
+
+def _chosen(rows: pa.Table, flags: Flags) -> pa.Table:
+    """Some of the rows (n,); all or none of them, as is usual, cost nothing."""
+    if flags.all():
+        return rows
+    return rows.filter(pa.array(flags)) if flags.any() else rows.schema.empty_table()
 
 
 def _has_moved(last: Revision, now: Revision) -> bool:

@@ -47,10 +47,24 @@ _KEYED = ("features", "segment", "attributions")
 
 
 class FileSource:
-    """Files as partitions. `rate_per_second` gives records a time where their events carry none."""
+    """Files as partitions. `rate_per_second` gives records a time where their events carry none.
 
-    def __init__(self, bindings: Sequence[Binding], *, rate_per_second: float | None = None, start_us: int = 0) -> None:
-        self._files = {PartitionId(b.stream, b.topic, 0): _File(b, rate_per_second, start_us) for b in bindings}
+    `copies`: by name, JSONL with the same records in another order, which is read in place of the file.
+    """
+
+    def __init__(
+        self,
+        bindings: Sequence[Binding],
+        *,
+        rate_per_second: float | None = None,
+        start_us: int = 0,
+        copies: Mapping[str, Path] | None = None,
+    ) -> None:
+        copied = copies or {}
+        self._files = {
+            PartitionId(b.stream, b.topic, 0): _File(b, rate_per_second, start_us, copied.get(b.topic))
+            for b in bindings
+        }
         missing = [b.topic for b in bindings if not Path(b.topic).is_file()]
         if missing:
             raise UsageError(f"there is no file {missing[0]}", tuple(f"there is no file {m}" for m in missing))
@@ -104,8 +118,9 @@ class FileSource:
 class _File:
     """One file, read from its beginning; `skip` records are passed over."""
 
-    def __init__(self, binding: Binding, rate_per_second: float | None, start_us: int) -> None:
+    def __init__(self, binding: Binding, rate_per_second: float | None, start_us: int, copy: Path | None) -> None:
         self.binding = binding
+        self._copy = copy
         self.skip = 0
         self.position = 0
         self.ended = False
@@ -151,7 +166,10 @@ class _File:
         name = self.binding.topic.lower()
         self._is_table = name.removesuffix(".gz").removesuffix(".zst").endswith((".csv", *_PARQUET))
         try:
-            yield from _table_rows(self.binding) if self._is_table else _lines(self.binding.topic)
+            if self._is_table and self._copy is None:
+                yield from _table_rows(self.binding)
+            else:
+                yield from _lines(str(self._copy or self.binding.topic))
         except (OSError, pa.ArrowException, duckdb.Error) as error:
             raise InputError(f"{self.binding.topic} cannot be read: {error}") from error
 
