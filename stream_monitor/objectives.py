@@ -3,8 +3,8 @@
 Every window length but the shortest is a slow window, made of cohorts of a shorter one. Whenever a cohort is ripe:
 1. An objective is missed when the interval of the slow window excludes it and the newest cohort misses it, too, however
    few labels that has. So few labels a day add up, and a dip that is over opens nothing.
-2. It is met again when cohorts in a row meet it, two at least, whose interval leaves out the value that was told; or
-   when the slow window meets it with them.
+2. It is met again when cohorts in a row meet it, two at least, whose interval leaves out the slow window's value when
+   it was missed last; or when the slow window meets it with them.
 3. Cohorts from before it was met again are told of no more: a slow window still has the bad ones.
 So a collapse is found by the shortest pair within a few cohorts, and slow erosion by the longer ones, which have more
 labels.
@@ -105,7 +105,8 @@ class _Pair:
 
 @dataclass(slots=True)
 class _Missed:
-    """A missed objective: the longest pair that says so, and the value that was told last."""
+    """A missed objective: the longest pair that says so, and the last value of a slow window that does: the newest cohort's
+    may be low by chance, and soon excluded."""
 
     pair: int
     value: float
@@ -195,8 +196,7 @@ class Objectives:
         for number, version in sorted(self.engine.versions.items()):
             asked = self._asked(version, outcome)
             if asked:
-                for pair in range(len(self.pairs)):
-                    self._judge_pair(number, outcome, pair, asked, until_us, changed)
+                self._judge_version(number, outcome, asked, until_us, changed)
         return list(changed.values())
 
     def _asked(self, version: Version, outcome: int) -> Sequence[Objective | Usual]:
@@ -209,39 +209,48 @@ class Objectives:
         effect = self.engine.config.drift.minimum_effect
         return usual_of(reference.task, metrics(reference), minimum_effect=effect)
 
-    def _judge_pair(
+    def _judge_version(
         self,
         number: int,
         outcome: int,
-        pair: int,
         asked: Sequence[Objective | Usual],
         until_us: int,
         changed: dict[str, Incident],
     ) -> None:
-        through_us = self._labels.through_us(number, outcome)
-        first_us = self._labels.since_us(number, outcome)
-        if through_us is None or first_us is None:
-            return
+        """Every step that is due, of all pairs together: what is told does not depend on how much there is to catch up with."""
         standing = self._versions.setdefault(number, _Standing([_Pair() for _ in self.pairs]))
-        state, seconds = standing.pairs[pair], self.pairs[pair].fast
-        span = seconds * MICROSECONDS
-        newest = window_start(until_us - through_us, seconds)
-        begin = max(state.reached_us, window_start(first_us, seconds), newest - MOST_BEHIND * span)
-        if newest <= begin and state.reached_us != NO_TIME:
-            return
-        ends = sorted({*state.held, *range(begin + span, newest + span, span)})
-        state.reached_us, state.held = max(newest, state.reached_us), {}
-        for place, end_us in enumerate(ends):
+        due = sorted(
+            (end, pair) for pair in range(len(self.pairs)) for end in self._due(number, outcome, pair, until_us)
+        )
+        for place, (end_us, pair) in enumerate(due):
             if place % MOST_STEPS == 0:
-                ahead = ends[place : place + MOST_STEPS]
-                self._outcomes.cohorts.have([k for end in ahead for k in self._keys(number, outcome, pair, end)])
+                ahead = due[place : place + MOST_STEPS]
+                self._outcomes.cohorts.have([k for end, of in ahead for k in self._keys(number, outcome, of, end)])
             ripeness = self._ripeness(number, outcome, pair, end_us, until_us)
             if ripeness is Ripeness.RIPE:
                 self._judge_step(number, outcome, pair, asked, end_us, changed)
             elif ripeness is not None:
-                state.held[end_us] = str(ripeness)
-        state.held = dict(list(state.held.items())[-MOST_STEPS:])
-        self._dirty.add(number)
+                standing.pairs[pair].held[end_us] = str(ripeness)
+        for state in standing.pairs:
+            state.held = dict(list(state.held.items())[-MOST_STEPS:])
+        if due:
+            self._dirty.add(number)
+
+    def _due(self, number: int, outcome: int, pair: int, until_us: int) -> list[int]:
+        """The ends of the steps to be looked at: those held back, once there is a new one, and those that are new."""
+        through_us = self._labels.through_us(number, outcome)
+        first_us = self._labels.since_us(number, outcome)
+        if through_us is None or first_us is None:
+            return []
+        state, seconds = self._versions[number].pairs[pair], self.pairs[pair].fast
+        span = seconds * MICROSECONDS
+        newest = window_start(until_us - through_us, seconds)
+        begin = max(state.reached_us, window_start(first_us, seconds), newest - MOST_BEHIND * span)
+        if newest <= begin and state.reached_us != NO_TIME:
+            return []
+        ends = sorted({*state.held, *range(begin + span, newest + span, span)})
+        state.reached_us, state.held = max(newest, state.reached_us), {}
+        return ends
 
     def _ripeness(self, number: int, outcome: int, pair: int, end_us: int, now_us: int) -> Ripeness | None:
         """None for a stretch without predictions."""
@@ -278,6 +287,7 @@ class Objectives:
         through_us, slow_us = self._labels.through_us(number, outcome) or 0, self.pairs[pair].slow * MICROSECONDS
         now_us = end_us + through_us
         alpha = self._alpha(self.pairs[pair].fast, len(asked), newest.rows)
+        each_row = alpha / self.pairs[pair].steps  # any number of cohorts in a row may look good by chance
         is_known = bool(book.stood_between(SAID, end_us - slow_us, now_us))
         whole = past.since(end_us - self.pairs[pair].steps * past.span_us)
         slow: dict[int, Mapping[str, Metric]] = {}  # of most objectives the same
@@ -301,12 +311,12 @@ class Objectives:
                     )
                 else:
                     told = book.restate(IncidentKind.PERFORMANCE, evidence)
-                standing.missed[metric] = _Missed(pair if missed is None else max(pair, missed.pair), found.value)
+                standing.missed[metric] = _Missed(pair if missed is None else max(pair, missed.pair), of_slow.value)
             elif missed is not None:
                 met = since.met(objective)
                 is_slow_met = pair == missed.pair and objective.is_met(of_slow.value)
                 if len(met.steps) < CALM_COHORTS or not (
-                    is_slow_met or objective.is_met_again(met.together()[metric], missed.value, alpha=alpha)
+                    is_slow_met or objective.is_met_again(met.together()[metric], missed.value, alpha=each_row)
                 ):
                     continue
                 del standing.missed[metric]
