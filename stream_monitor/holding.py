@@ -117,7 +117,8 @@ class Holding:
         if self.rows is None or not len(self.rows):
             return []
         made, joined = self.rows["made_us"].to_numpy(), self.rows["time_us"].to_numpy()
-        free, is_lost = free_at(made, joined, waits)
+        free, is_lost, is_late = free_at(made, joined, waits)
+        free = _with_the_next(free, is_late | is_lost)
         ready = free <= until_us
         order = np.flatnonzero(ready & ~is_lost)
         # What becomes free at once goes by its predictions: by their arrival, those of one kind would lead.
@@ -162,23 +163,38 @@ class Holding:
         return cls(rows, seen, let_go_us, [(begin, bits) for begin, bits in thinned])
 
 
-def free_at(made_us: Ints, joined_us: Ints, waits: Sequence[tuple[int, int]]) -> tuple[Ints, Flags]:
-    """When each truth need not wait any longer, (n,), OPEN_END where that is not known yet; and which are lost.
+def free_at(made_us: Ints, joined_us: Ints, waits: Sequence[tuple[int, int]]) -> tuple[Ints, Flags, Flags]:
+    """When each truth need not wait any longer, (n,), OPEN_END where that is not known yet; which are lost; which are late.
 
     `waits`: (from, age): from then on those of that age are let go of, before the first none is. Where the age grows,
     truths that came early have been let go of already; the rest of the same predictions would be a biased sample, and is
-    lost.
+    lost. Late is what came when those of its age had been let go of.
 
-    >>> free, _ = free_at(np.array([0, 0]), np.array([5, 50]), [(10, 20)])
-    >>> free.tolist()
-    [20, 50]
+    >>> free, _, late = free_at(np.array([0, 0]), np.array([5, 50]), [(10, 20)])
+    >>> free.tolist(), late.tolist()
+    ([20, 50], [False, True])
     """
-    free, is_lost = np.full(len(made_us), OPEN_END), np.zeros(len(made_us), np.bool_)
+    free, is_lost, is_late = np.full(len(made_us), OPEN_END), *np.zeros((2, len(made_us)), np.bool_)
     for (begin, age), (end, _) in pairwise([*waits, (OPEN_END, 0)]):
         if age < OPEN_END:
             at = np.maximum(np.maximum(joined_us, begin), made_us + age)
-            free = np.where((free == OPEN_END) & (at < end), at, free)
+            now = (free == OPEN_END) & (at < end)
+            free = np.where(now, at, free)
+            is_late |= now & (age > 0) & (joined_us > made_us + age)
     for (_, before), (begin, age) in pairwise(waits):
         if age > before:
             is_lost |= (made_us > begin - age) & (made_us <= begin - before) & (free >= begin)
-    return free, is_lost
+    return free, is_lost, is_late
+
+
+def _with_the_next(free_us: Ints, waits: Flags) -> Ints:
+    """Truths that wait, (n,), go with the next that does not; where no more come, they stay.
+
+    What is late is of one kind, and only beside younger truths, of the other, a fair sample: of a version that predicts
+    no longer the late ones alone are left.
+
+    >>> _with_the_next(np.array([20, 30, 50, 70]), np.array([False, True, False, True])).tolist()[:3]
+    [20, 50, 50]
+    """
+    punctual = np.append(np.sort(free_us[~waits]), OPEN_END)
+    return np.where(waits, punctual[np.searchsorted(punctual, free_us)], free_us)

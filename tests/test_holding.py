@@ -95,7 +95,7 @@ def test_too_many_are_thinned_by_their_predictions() -> None:
 )  # fmt: skip
 def test_each_row_of_the_table(made: int, joined: int, free: int, lost: bool) -> None:
     """When a truth made and joined at these times is let go of."""
-    at, is_lost = free_at(np.array([made]), np.array([joined]), WAITS)
+    at, is_lost, _ = free_at(np.array([made]), np.array([joined]), WAITS)
     assert (at.tolist(), is_lost.tolist()) == ([free], [lost])
 
 
@@ -103,3 +103,22 @@ def test_nothing_is_let_go_of_before_it_is_known_how_long() -> None:
     """No verdict, or none that ends."""
     for waits in ([], [(10, OPEN_END)]):
         assert free_at(np.array([0]), np.array([5]), waits)[0].tolist() == [OPEN_END]
+
+
+def test_what_comes_when_its_time_is_over_goes_with_younger_truths() -> None:
+    """By themselves late ones are of one kind: when a version predicts no longer, none of them is let go of any more."""
+    made = np.concatenate([np.arange(0, 10_000, 100), np.arange(0, 10_000, 100)])
+    joined = made + np.repeat([500, 3_500], 100)
+    order = np.argsort(joined, kind="stable")
+    places, times, waiting = [], [], 0
+    holding = Holding()
+    for some in holding.take(arrived(made[order], joined[order]), [(0, 2_000)]):
+        places += some.made_us.tolist()
+        times += some.time_us.tolist()
+    for some in holding.let_go(10**6, [(0, 2_000)]):
+        places += some.made_us.tolist()
+        times += some.time_us.tolist()
+    waiting = len(holding)
+    assert max(times) == 9_900 + 2_000
+    assert [at for at, t in zip(places, times, strict=True) if t == 11_900] == [8_400, 9_900]
+    assert waiting == len([made for made in range(0, 10_000, 100) if made + 3_500 > 11_900])

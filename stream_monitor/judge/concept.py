@@ -26,7 +26,7 @@ from stream_monitor.judge.relation import ABSOLUTE, BIAS, CALIBRATION, ERROR_RAT
 from stream_monitor.judge.rhythm import HOUR_US, HOURS, Rhythm
 from stream_monitor.judge.watch import Traffic, compressed, decompressed
 from stream_monitor.judge.wording import number, percent
-from stream_monitor.records import IncidentKind, Ints
+from stream_monitor.records import NO_TIME, IncidentKind, Ints
 from stream_monitor.summarize.outcome import Joined, Task
 
 FORMAT = 4
@@ -37,6 +37,7 @@ FIRST_SHARE = 0.5
 CALM = 1.5
 """An alarm is over when what it stands on has lost half as much again as an alarm has to gain: with as much, one that owed
 a burst to chance ended, and was raised anew, in 2 of 36 streams that had changed for good; with half more in none."""
+NEWEST = 2**62
 FEWEST_OF_A_GROUP = 20
 OUTSTANDING = 3.0
 """A segment or class is named as the worst on 20 truths or more, if it stands 3 standard errors beyond all the others;
@@ -82,6 +83,15 @@ class Turn:
     is_foretold: bool | None = None  # whether scores or inputs led to expect it; None: nobody can tell
 
 
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """The predictions among which a change is likeliest."""
+
+    onset_us: tuple[int, int, int]  # the earliest, likeliest and latest beginning
+    until_us: int  # the last of them
+    evidence: int  # log-likelihood ratio
+
+
 @dataclass(slots=True)
 class _Raised:
     """An aspect in alarm: the alternative that raised it, its limit, and what the truths since the onset say of each."""
@@ -108,6 +118,7 @@ class _Sums:
     clustering: Clustering = field(default_factory=Clustering)
     raised: _Raised | None = None
     calm: int = 0  # labels since the last alarm was over: where an onset may lie
+    told_us: int = NO_TIME  # up to here predictions belong to a change that was told and is over
 
     @classmethod
     def of(cls, bank: Bank) -> _Sums:
@@ -118,15 +129,15 @@ class _Sums:
 
     def to_json(self) -> list[Any]:
         raised = self.raised and asdict(self.raised)
-        numbers = self.level.tolist(), self.since.tolist(), self.shift.tolist(), self.calm
+        numbers = self.level.tolist(), self.since.tolist(), self.shift.tolist(), self.calm, self.told_us
         return [*numbers, self.rhythm.to_json(), self.clustering.to_json(), raised]
 
     @classmethod
     def from_json(cls, body: list[Any]) -> _Sums:
-        level, since, shift, calm, rhythm, clustering, raised = body
+        level, since, shift, calm, told_us, rhythm, clustering, raised = body
         return cls(
             np.array(level, np.int64), np.array(since, np.int64), np.zeros(0, np.int64), Rhythm.from_json(rhythm),
-            np.array(shift, np.int64), Clustering.from_json(clustering), raised and _Raised(**raised), calm,
+            np.array(shift, np.int64), Clustering.from_json(clustering), raised and _Raised(**raised), calm, told_us,
         )  # fmt: skip
 
 
@@ -228,15 +239,18 @@ class Concept:
             sums.rhythm.add(cell[says], rows["made_us"].to_numpy()[says])
             ratios = np.exp(self.relation.aspects[place].bank.steps * STEP)
             sums.shift = np.rint(sums.rhythm.shift(ratios, sums.clustering.factor()) / STEP).astype(np.int64)
-            sums.clustering.add(np.asarray(self._steps(place, rows)[:, 0] * STEP, np.float64))
+            sums.clustering.add(np.asarray(self._steps(place, rows, is_news=False)[:, 0] * STEP, np.float64))
         self._set_limits()
 
-    def _steps(self, place: int, rows: pa.Table) -> Ints:
-        """(n, K): what each truth says for each alternative beyond what its hour does; 0 where it says nothing."""
-        cell = rows[_CELLS[place]].to_numpy().astype(np.int64)
-        hour = rows["made_us"].to_numpy() // HOUR_US % HOURS
-        steps = self.relation.aspects[place].bank.steps.T[cell] - self._sums[place].shift[hour]
-        steps[cell == NONE] = 0
+    def _steps(self, place: int, rows: pa.Table, *, is_news: bool = True) -> Ints:
+        """(n, K): what each truth says for each alternative beyond what its hour does; 0 where it says nothing.
+
+        `is_news`: nor does it where it belongs to a change that was told.
+        """
+        sums = self._sums[place]
+        cell, made = rows[_CELLS[place]].to_numpy().astype(np.int64), rows["made_us"].to_numpy()
+        steps = self.relation.aspects[place].bank.steps.T[cell] - sums.shift[made // HOUR_US % HOURS]
+        steps[(cell == NONE) | (is_news & (made <= sums.told_us))] = 0
         return np.asarray(steps, np.int64)
 
     def _walk(self, place: int, part: pa.Table, known: pa.Table, names: Mapping[int, Sequence[str]]) -> list[Turn]:
@@ -260,13 +274,17 @@ class Concept:
             over = np.flatnonzero(sums.level >= sums.limit)
             best = int(over[np.argmax(sums.level[over] / sums.limit[over])])
             told = known.slice(max(0, before + row - self.remembered), min(before + row, self.remembered))
-            passed = float(sums.limit[best] / sums.level[best])
-            turn = self._turn(place, passed, told, names, row - 1)
-            if turn.effect < self.minimum_effect:
-                sums.level[over], sums.since[over] = 0, 0  # beyond chance, but too small to matter: it starts anew
+            stretch = self._stretch(place, told.slice(max(0, len(told) - sums.calm)), best)
+            turn = None
+            if stretch is not None and stretch.evidence >= sums.limit[best]:
+                passed = float(sums.limit[best] / sums.level[best])
+                turn = self._turn(place, passed, stretch, told, names, row - 1)
+            if turn is None or stretch is None or turn.effect < self.minimum_effect:
+                # Beyond chance, but too small to matter; or no stretch of predictions bears it out: it starts anew.
+                sums.level[over], sums.since[over] = 0, 0
                 continue
             found.append(turn)
-            onset = [turn.onset_between_us[0], turn.onset_us, turn.onset_between_us[1]]
+            onset = list(stretch.onset_us)
             since = told.filter(pa.array(told["made_us"].to_numpy() >= turn.onset_us))
             so_far = self._steps(place, since).sum(axis=0)
             sums.raised = _Raised(
@@ -295,7 +313,9 @@ class Concept:
         aspect, sums = self.relation.aspects[place], self._sums[place]
         held = sums.raised
         assert held is not None
-        level = held.level + np.cumsum(steps, axis=0)
+        # What was predicted before the onset, and is labelled late, speaks neither for nor against the change.
+        of_change = known["made_us"].slice(before + row, len(steps)).to_numpy() >= held.onset[0]
+        level = held.level + np.cumsum(steps * of_change[:, None], axis=0)
         likeliest = np.where(sums.limit * STEP < NEVER, level, np.iinfo(np.int64).min // 4).max(axis=1)
         peak = np.maximum(np.maximum.accumulate(likeliest), held.peak)
         calm = np.flatnonzero(peak - likeliest >= CALM * held.limit)
@@ -305,25 +325,27 @@ class Concept:
             held.was_told_again = True
             end = before + row + int(twice[0]) + 1
             told = known.slice(max(0, end - self.remembered), min(end, self.remembered))
-            turn = self._turn(place, held.passed, told, names, row + int(twice[0]))
+            still = _Stretch((held.onset[0], held.onset[1], held.onset[2]), NEWEST, held.peak)
+            turn = self._turn(place, held.passed, still, told, names, row + int(twice[0]))
             found.append(replace(turn, kind=IncidentKind(held.kind), is_again=True))
         held.level, held.peak = level[stop].tolist(), int(peak[stop])
         if len(calm):
             time_us = int(known["time_us"][before + row + stop].as_py())
             found.append(Turn(aspect.name, IncidentKind(held.kind), row + stop, time_us, is_calm=True))
+            now = before + row + stop + 1
+            sums.told_us = self._end(place, known.slice(max(0, now - self.remembered), min(now, self.remembered)), held)
             sums.raised, sums.calm = None, 0
         return row + stop + 1
 
     # -- what it means ---------------------------------------------------------------------------
 
-    def _turn(self, place: int, passed: float, told: pa.Table, names: Mapping[int, Sequence[str]], at: int) -> Turn:
+    def _turn(
+        self, place: int, passed: float, stretch: _Stretch, told: pa.Table, names: Mapping[int, Sequence[str]], at: int
+    ) -> Turn:
         """The case of an alarm on the truths `told`, the last of which raised it or shows that it goes on."""
-        aspect = self.relation.aspects[place]
-        sums = self._sums[place]
-        held = sums.raised
-        onset = self._onset(place, told.slice(max(0, len(told) - sums.calm))) if held is None else (*held.onset,)
+        aspect, onset = self.relation.aspects[place], stretch.onset_us
         made = told["made_us"].to_numpy()
-        after = told.filter(pa.array(made >= onset[1]))
+        after = told.filter(pa.array((made >= onset[1]) & (made <= stretch.until_us)))
         raw, value, expected, words = self._size(aspect, after)
         # The onset is where the rise is the most, so the rise looks larger than it is: by a standard error or so.
         effect = max(float(raw - 1 / np.sqrt(len(after))), 0.0)
@@ -334,18 +356,47 @@ class Concept:
         return Turn(
             aspect.name, kind, at, time_us, value=value, expected=expected,
             threshold=expected + (value - expected) * passed, effect=effect, samples=len(after), detail=words, worst=worst,
-            onset_us=onset[1], onset_between_us=(onset[0], onset[2]), newest_us=int(made.max()),
+            onset_us=onset[1], onset_between_us=(onset[0], onset[2]), newest_us=int(after["made_us"].to_numpy().max()),
             is_foretold=is_foretold,
         )  # fmt: skip
 
-    def _onset(self, place: int, rows: pa.Table) -> tuple[int, ...]:
-        """The earliest, likeliest and latest prediction from which on the likeliest alternative holds (Hinkley 1970)."""
+    def _stretch(self, place: int, rows: pa.Table, alternative: int) -> _Stretch | None:
+        """Where in prediction time the likeliest alternative on the same side holds (Hinkley 1970); None: nowhere.
+
+        It goes on where what came after its likeliest end does not speak against that. An alarm needs as much evidence
+        for one stretch as its limit: what late labels of many times add up to, and no stretch bears out, is no change.
+        """
+        rows = rows.filter(pa.array(rows["made_us"].to_numpy() > self._sums[place].told_us))
+        if not len(rows):
+            return None
         made = rows["made_us"].to_numpy()
         order = np.argsort(made, kind="stable")
-        tails = np.cumsum(self._steps(place, rows)[order][::-1], axis=0)[::-1].T
-        tail = tails[int(np.argmax(tails.max(axis=1)))] * STEP
-        possible = made[order][tail >= tail.max() - UNLIKELY]
-        return int(possible.min()), int(made[order][int(np.argmax(tail))]), int(possible.max())
+        made, aspect = made[order], self.relation.aspects[place]
+        away = aspect.bank.steps - (aspect.bank.steps @ aspect.shares)[:, None]
+        total = np.cumsum(self._steps(place, rows)[order][:, (away * aspect.shares) @ away[alternative] > 0], axis=0)
+        before = np.concatenate([np.zeros_like(total[:1]), total[:-1]])
+        evidence = total - np.minimum.accumulate(before, axis=0)
+        last, best = (int(k) for k in np.unravel_index(int(np.argmax(evidence)), evidence.shape))
+        total, before = total[:, best], before[:, best]
+        since = total[last] - before[: last + 1]
+        near, first = int(UNLIKELY / STEP), int(np.argmax(since))
+        possible = made[: last + 1][since >= since[first] - near]
+        until = np.flatnonzero(total[last:] >= total[last] - near)[-1] + last
+        goes_on = until == len(made) - 1
+        onset = (int(possible[0]), int(made[first]), int(possible[-1]))
+        return _Stretch(onset, NEWEST if goes_on else int(made[last]), int(since[first]))
+
+    def _end(self, place: int, rows: pa.Table, held: _Raised) -> int:
+        """Up to which prediction a change that is over may have lasted: labels of these that still come are no other."""
+        made = rows["made_us"].to_numpy()
+        since = rows.filter(pa.array(made >= held.onset[0]))
+        if not len(since):
+            return held.onset[2]
+        made = since["made_us"].to_numpy()
+        order = np.argsort(made, kind="stable")
+        total = np.cumsum(self._steps(place, since)[order], axis=0)
+        total = total[:, int(np.argmax(total.max(axis=0)))]
+        return max(int(made[order][total >= total.max() - int(UNLIKELY / STEP)][-1]), held.onset[2])
 
     def _size(self, aspect: Aspect, after: pa.Table) -> tuple[float, float, float, str]:
         """(effect, value, expected, words) of the truths since the onset."""

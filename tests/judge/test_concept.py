@@ -20,6 +20,7 @@ from stream_monitor.summarize.outcome import Joined, OutcomeProfile, Task
 
 SECOND = 1_000_000
 LATE_US = 7_200 * SECOND
+DAY_US = 86_400 * SECOND
 NAMES = {0: ["market is eu"], 1: ["market is us"]}
 
 
@@ -193,6 +194,40 @@ def test_a_change_that_lasts_is_one_alarm_and_calms_after_it(before: float, afte
         over = feed(concept, errors(rng, before, 10_000), 25_000)
         assert sorted(turn.aspect for turn in over if turn.is_calm) == ["calibration", "error_rate"], seed
         assert all(turn.is_calm for turn in over), seed
+
+
+def worse_for_a_while(rng: np.random.Generator, rate: float) -> tuple[Joined, Ints]:
+    """10 % wrong, `rate` on the fourth day and until noon of the fifth, 2,000 a day; and how late each label is."""
+    day = np.arange(18_000) / 2_000
+    wrong = rng.random(len(day)) < np.where((day >= 3) & (day < 4.5), rate, 0.1)
+    return binary(np.full(len(day), 0.9), 1 - wrong.astype(np.int64)), (rng.exponential(0.5, len(day)) * DAY_US).astype(
+        np.int64
+    )
+
+
+def as_labels_come(concept: Concept, joined: Joined, late_us: Ints) -> list[Turn]:
+    """What the watch says of them in the order of their arrival, and stored at each step."""
+    made_us = np.arange(len(joined)) * (DAY_US // 2_000)
+    order = np.argsort(made_us + late_us, kind="stable")
+    found: list[Turn] = []
+    for start in range(0, len(order), 3_000):
+        row = order[start : start + 3_000]
+        time_us = (made_us + late_us)[row]
+        found += concept.update(joined.take(row), made_us[row], time_us, row % 2, names={}, share_at=lambda _: 1.0)
+    return found
+
+
+@pytest.mark.parametrize("rate", [0.25, 0.4])
+def test_what_is_over_is_told_once_though_its_labels_still_come(rate: float) -> None:
+    """Labels of the bad days that are late, and come when it is over, are no new change; no alarm stands on a handful."""
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        right = (rng.random(20_000) >= 0.1).astype(np.int64)
+        concept = of(binary(np.full(20_000, 0.9), right), budget="1 per 100000 events")
+        turns = as_labels_come(concept, *worse_for_a_while(rng, rate))
+        rate_alone = [turn for turn in turns if turn.aspect == "error_rate" and not turn.is_again]
+        assert [turn.is_calm for turn in rate_alone] == [False, True], seed
+        assert abs(rate_alone[0].onset_us / DAY_US - 3) < 0.15, seed
 
 
 def test_a_relation_that_turns_is_concept_drift_and_inputs_that_move_are_not(reference: Joined) -> None:
