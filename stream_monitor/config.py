@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import base64
 import difflib
+import math
 import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -75,7 +76,7 @@ def _text(value: object) -> object:
 
 
 def _objective(text: str) -> str:
-    if not re.fullmatch(r"(>=|<=|>|<)\s*-?\d+(\.\d+)?", text.strip()):
+    if not re.fullmatch(r"(>=|<=|>|<)\s*-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text.strip()):
         raise ValueError("write an objective like '>= 0.85'")
     return text
 
@@ -97,8 +98,45 @@ OBJECTIVE_METRICS: Mapping[str, tuple[str, ...]] = {
 _OF_CLASS = re.compile(r"(precision|recall|specificity|f1)\[.+\]")
 
 
+VALUE_METRICS = ("mean", "p05", "p50", "p95")
+"""Of an outcome that is a number of its own; no objective is of them."""
+
+_UNBOUNDED, _POSITIVE = (-math.inf, math.inf), (0.0, math.inf)
+_RANGES: Mapping[str, tuple[float, float]] = {
+    **dict.fromkeys(("bias", "error_p05", "error_p50", "error_p95"), _UNBOUNDED),
+    **dict.fromkeys(("mae", "mse", "rmse", "mape", "log_loss"), _POSITIVE),
+    **dict.fromkeys(("absolute_error_p50", "absolute_error_p90", "absolute_error_p99"), _POSITIVE),
+    "r2": (-math.inf, 1.0),
+    "brier": (0.0, 2.0),  # of several classes; of two it ends at 1
+}
+"""Between what a metric lies; those that are not named are shares."""
+
+
+def _check_range(metric: str, text: str) -> None:
+    """An objective beyond its metric's range would always be missed, or never."""
+    limit, (low, high) = float(text.strip().lstrip("<>= ")), _RANGES.get(metric, (0.0, 1.0))
+    if math.isinf(limit) or not low <= limit <= high:
+        bounds = [f"is at least {low:g}"] * (low > -math.inf) + [f"is at most {high:g}"] * (high < math.inf)
+        raise _ConflictError(
+            f"objectives: '{text}' asks nothing of {metric}, which {' and '.join(bounds) or 'is a number'}",
+            "objectives",
+        )
+
+
 def _metric(name: str) -> str:
-    known = sorted({metric for metrics in OBJECTIVE_METRICS.values() for metric in metrics})
+    return _known_metric(name, {metric for metrics in OBJECTIVE_METRICS.values() for metric in metrics})
+
+
+def any_metric(name: str) -> str:
+    """The name of any metric there is, of a class or a number too; raises ValueError."""
+    return _known_metric(
+        name, {*VALUE_METRICS, *(metric for metrics in OBJECTIVE_METRICS.values() for metric in metrics)}
+    )
+
+
+def _known_metric(name: str, metrics: Collection[str]) -> str:
+    """The name of one of these metrics, or of one of a class; raises ValueError that says which are like it."""
+    known = sorted(metrics)
     if name not in known and not _OF_CLASS.fullmatch(name):
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
@@ -347,6 +385,8 @@ class ModelConfig(_Part):
         odd = [name for name in self.objectives if self.task is not None and not _is_of(self.task, name)]
         if odd:
             raise _ConflictError(f"objectives: {', '.join(odd)}: no metric of task {self.task}", "objectives", "task")
+        for name, text in self.objectives.items():
+            _check_range(name, text)
         return self
 
 

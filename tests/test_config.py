@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from stream_monitor.config import (
     OBJECTIVE_METRICS,
+    VALUE_METRICS,
     Config,
     FalseAlarms,
     duration_seconds,
@@ -23,6 +24,7 @@ from stream_monitor.config import (
     size_bytes,
 )
 from stream_monitor.errors import UsageError
+from stream_monitor.judge.objective import Objective
 from stream_monitor.judge.performance import metrics
 from stream_monitor.records import Binding, Stream
 from stream_monitor.summarize.outcome import OutcomeProfile, Task
@@ -181,6 +183,14 @@ def test_sizes_are_decimal() -> None:
         ({"source": {"security": SASL}}, "source.security: SASL_SSL needs mechanism, username and password"),
         ({"models": {"m": {"positive_label": False}}}, "models.m.positive_label: this must be text: put it in quotes"),
         ({"models": {"m": {"objectives": {"accuracy": "good"}}}},
+         "models.m.objectives.accuracy: write an objective like '>= 0.85'"),
+        ({"models": {"m": {"objectives": {"accuracy": ">= 1.5"}}}},
+         "models.m: objectives: '>= 1.5' asks nothing of accuracy, which is at least 0 and is at most 1"),
+        ({"models": {"m": {"objectives": {"mae": ">= -3"}}}},
+         "models.m: objectives: '>= -3' asks nothing of mae, which is at least 0"),
+        ({"models": {"m": {"objectives": {"bias": "<= 1e999"}}}},
+         "models.m: objectives: '<= 1e999' asks nothing of bias, which is a number"),
+        ({"models": {"m": {"objectives": {"accuracy": ">= .e3"}}}},
          "models.m.objectives.accuracy: write an objective like '>= 0.85'"),
         ({"models": {"m": {"objectives": {"acuracy": ">= 0.8"}}}},
          "models.m.objectives.acuracy: no such metric; did you mean accuracy?"),
@@ -373,8 +383,30 @@ def test_every_wrong_objective_is_told_at_once() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("metric", "text", "limit"),
+    [
+        ("accuracy", ">= .5", 0.5),
+        ("brier", "<= 1e-3", 0.001),
+        ("bias", "> -2.5E+1", -25.0),
+        ("r2", ">= -0.5", -0.5),
+        ("recall[deny]", ">=1.", 1.0),
+        ("mae", "< 12", 12.0),
+    ],
+)
+def test_objectives_are_read_as_people_write_numbers(metric: str, text: str, limit: float) -> None:
+    """With or without a digit before the point, and with an exponent."""
+    [(name, written)] = parse({"models": {"m": {"objectives": {metric: text}}}}, {}).model("m").objectives.items()
+    assert Objective.parse(name, written).limit == limit
+
+
 @pytest.mark.parametrize("task", [task for task in Task if task is not Task.VALUE])
 def test_objectives_may_be_of_every_metric_there_is(task: Task) -> None:
     """Those of single classes but for, which have no names before there are classes."""
     known = metrics(OutcomeProfile(task, None))
     assert set(OBJECTIVE_METRICS[task]) == set(known)
+
+
+def test_numbers_of_their_own_have_metrics_by_name() -> None:
+    """A question may be of them, too."""
+    assert set(VALUE_METRICS) == set(metrics(OutcomeProfile(Task.VALUE, None)))

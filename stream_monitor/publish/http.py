@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, Self
 from urllib.parse import urlencode, urlsplit
 
 import orjson
@@ -26,7 +26,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stream_monitor.config import duration_seconds
+from stream_monitor.config import any_metric, duration_seconds
 from stream_monitor.errors import MonitorError, UsageError
 from stream_monitor.publish import console
 from stream_monitor.publish.collector import Publisher
@@ -191,6 +191,12 @@ class _Period(_Query):
     since: datetime | None = None
     until: datetime | None = None
 
+    @model_validator(mode="after")
+    def _goes_forward(self) -> Self:
+        if self.since is not None and self.until is not None and _utc_us(self.since) > _utc_us(self.until):
+            raise ValueError("since lies after until")
+        return self
+
 
 class BudgetQuery(_Query):
     pass
@@ -219,7 +225,7 @@ class IncidentQuery(_Period):
 
 
 class PerformanceQuery(_Period):
-    metric: Name | None = None
+    metric: Annotated[Name, AfterValidator(any_metric)] | None = None
     basis: Literal["cohort", "arrival", "estimated"] | None = None
     outcome: Outcome | None = None
     segment: Segment | None = None
@@ -477,7 +483,8 @@ def _sentence(problem: Mapping[str, Any]) -> str:
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         message = "there is no such parameter"
-    return f"{where}: {message}." if where else f"{message}."
+    whole = f"{where}: {message}" if where else message
+    return whole if whole.endswith("?") else f"{whole}."
 
 
 def _add_health(app: FastAPI, view: View, publisher: Publisher) -> None:

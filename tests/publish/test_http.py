@@ -156,6 +156,32 @@ def test_bad_questions_get_a_sentence(view: FakeView, query: str, word: str) -> 
     assert view.asked == []
 
 
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ("performance?metric=acuracy", "metric: no such metric; did you mean accuracy?"),
+        ("performance?since=2026-11-22&until=2026-11-21", "since lies after until."),
+        ("incidents?since=2026-11-21T10:00:00Z&until=2026-11-21T10:30:00%2B01:00", "since lies after until."),
+        ("scores?since=2026-11-22&until=2026-11-21", "since lies after until."),
+    ],
+)
+def test_what_cannot_be_is_not_answered_with_nothing(view: FakeView, query: str, sentence: str) -> None:
+    """A misspelt metric or a period that ends before it begins gets a sentence."""
+    answer = client(view).get(f"/api/v1/{query}")
+    assert (answer.status_code, answer.json()["detail"]) == (422, [sentence])
+    assert view.asked == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["metric=recall%5Bdeny%5D", "metric=p50", "metric=mape", "since=2026-11-21&until=2026-11-21", "model=not-yet"],
+)
+def test_what_may_come_later_is_asked(view: FakeView, query: str) -> None:
+    """Classes, models and outcomes are not known beforehand."""
+    assert client(view).get(f"/api/v1/performance?{query}").status_code == 200
+    assert len(view.asked) == 1
+
+
 def test_promotion_reaches_the_view(view: FakeView) -> None:
     """On loopback without a token it is allowed; what the view cannot do is a 422 with its sentences."""
     web = client(view)
