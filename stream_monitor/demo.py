@@ -219,10 +219,11 @@ class Follower:
                 yield from self._news(cohorts[self.followed], newest=cohorts[max(cohorts)])
 
     def _news(self, cohort: Json, *, newest: Json) -> Iterator[str]:
-        fresh = [r for r in cohort["revisions"] if not self.told or r["coverage"] >= self.told[-1] + FURTHER]
-        for revision in fresh[: BEFORE_THE_LAST - len(self.told)]:
-            self.told.append(revision["coverage"])
-            yield self._line(cohort, revision)
+        for revision in cohort["revisions"]:
+            is_further = revision["coverage"] >= FURTHER + (self.told[-1] if self.told else 0.0)
+            if is_further and len(self.told) < BEFORE_THE_LAST:
+                self.told.append(revision["coverage"])
+                yield self._line(cohort, revision)
         if _us(newest["window_end"]) >= _us(cohort["window_end"]) + SETTLED_SECONDS * MICROSECONDS:
             self.is_over = True
             yield self._line(cohort, cohort) + self._change(cohort)
@@ -241,9 +242,10 @@ class Follower:
 
     def _change(self, cohort: Json) -> str:
         """What became of the first figure."""
-        if not cohort["revisions"]:
+        first = next((r for r in cohort["revisions"] if r["coverage"] >= FURTHER), None)
+        if first is None:
             return ""
-        first, name = cohort["revisions"][0], cohort["figures"][0]["metric"]
+        name = cohort["figures"][0]["metric"]
         before = next(f for f in first["figures"] if f["metric"] == name)
         return f". At {first['coverage']:.0%} labelled it was {before['value']:.3g}"
 
