@@ -8,7 +8,8 @@ from grafana.queries import expected, series
 
 WHO = {"model": "$model", "version": "$version"}
 MEASURED = {**WHO, "metric": "$metric", "window": "$window"}
-DELAYS = f"sum by (le) (increase({series('label_delay_seconds_bucket', model='$model')}[$__rate_interval]))"
+DELAY = series("label_delay_seconds_bucket", model="$model", outcome="label")
+DELAYS = f"sum by (le) (increase({DELAY}[$__rate_interval]))"
 TRUTHS = f"sum by (outcome) (rate({series('events_total', model='$model', stream='ground_truth')}[$__rate_interval]))"
 NO_LABELS = "no labels yet"
 NO_ESTIMATE = "nothing is expected: no scores, or no truth in the baseline"
@@ -62,7 +63,7 @@ def _now() -> list[Builder]:
                "what is said of errors waits.", f"max({NOW_COVERED} / {USUALLY})", steps=AS_USUAL, decimals=2,
                empty="not known yet", width=3),
         number("Median delay", "Time from a prediction to its label that half of the labels take at most. Good: as usual.",
-               f"histogram_quantile(0.5, sum by (le) (increase({series('label_delay_seconds_bucket', model='$model')}[1h])))",
+               f"histogram_quantile(0.5, sum by (le) (increase({DELAY}[1h])))",
                unit="s", empty=NO_LABELS, width=3),
         number("Waiting", "Predictions without a label yet. Good: steady.", f"sum({series('pending_predictions', **WHO)})",
                width=3),

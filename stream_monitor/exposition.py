@@ -466,13 +466,13 @@ def _class_name(profile: OutcomeProfile, label: str) -> str:
 
 
 def _delays(engine: Engine) -> list[tuple[LabelValues, Distribution]]:
-    """Label delays by model: versions of one model share a habit."""
+    """Label delays by model and outcome: versions of one model share a habit, its clicks and purchases do not."""
     ledger = engine.truth.ledger
-    counts: dict[str, list[int]] = {}
-    sums: dict[str, float] = defaultdict(float)
-    for version, buckets in ledger.told_delays.items():
-        model = engine.names.versions[version].model
-        held = counts.setdefault(model, [0] * len(buckets))
-        counts[model] = [a + b for a, b in zip(held, buckets, strict=True)]
-        sums[model] += ledger.told_delay_us[version] / MICROSECONDS
-    return [((model,), Distribution(tuple(c), sums[model])) for model, c in counts.items()]
+    counts: dict[tuple[str, str], list[int]] = {}
+    sums: dict[tuple[str, str], float] = defaultdict(float)
+    for (version, outcome), buckets in ledger.told_delays.items():
+        key = engine.names.versions[version].model, engine.names.outcomes[outcome]
+        held = counts.setdefault(key, [0] * len(buckets))
+        counts[key] = [a + b for a, b in zip(held, buckets, strict=True)]
+        sums[key] += ledger.told_delay_us[(version, outcome)] / MICROSECONDS
+    return [(key, Distribution(tuple(c), sums[key])) for key, c in counts.items()]

@@ -163,8 +163,12 @@ class Ledger:
     labelled: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # version
     expired: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # version
     predictions: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # version
-    delays: dict[int, list[int]] = field(default_factory=dict)  # version -> counts by DELAY_BOUNDS_SECONDS, then +Inf
-    delay_us: dict[int, int] = field(default_factory=lambda: defaultdict(int))  # version, whole microseconds
+    delays: dict[tuple[int, int], list[int]] = field(
+        default_factory=dict
+    )  # (version, outcome) -> counts by DELAY_BOUNDS_SECONDS, then +Inf
+    delay_us: dict[tuple[int, int], int] = field(
+        default_factory=lambda: defaultdict(int)
+    )  # (version, outcome), whole microseconds
     class_delays: dict[tuple[int, int, str], list[int]] = field(
         default_factory=dict
     )  # (version, outcome, class) -> counts by CLASS_DELAY_BOUNDS_SECONDS, then beyond
@@ -177,8 +181,8 @@ class Ledger:
     truths: dict[tuple[int, int], int] = field(default_factory=lambda: defaultdict(int))  # (version, outcome)
     of_label: dict[int, int] = field(default_factory=dict)  # versions for which a truth of the outcome `label` has come
     told_labels: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
-    told_delays: dict[int, list[int]] = field(default_factory=dict)
-    told_delay_us: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    told_delays: dict[tuple[int, int], list[int]] = field(default_factory=dict)
+    told_delay_us: dict[tuple[int, int], int] = field(default_factory=lambda: defaultdict(int))
 
     def class_of(self, version: int, outcome: int, label: str) -> tuple[int, int, str]:
         """Where delays of a class are counted: the first classes have places of their own, the rest share one."""
@@ -219,11 +223,11 @@ class Ledger:
         shown = {key: max(self.told_labels[key], count) for key, count in fates.items()}
         self.told_labels.clear()
         self.told_labels.update(shown)
-        for version, counts in self.delays.items():
-            told = self.told_delays.get(version, counts)
-            self.told_delays[version] = [max(pair) for pair in zip(told, counts, strict=True)]
-        for version, delay in self.delay_us.items():
-            self.told_delay_us[version] = max(self.told_delay_us[version], delay)
+        for pair, counts in self.delays.items():
+            told = self.told_delays.get(pair, [0] * len(counts))
+            self.told_delays[pair] = [max(both) for both in zip(told, counts, strict=True)]
+        for pair, delay in self.delay_us.items():
+            self.told_delay_us[pair] = max(self.told_delay_us[pair], delay)
 
     def waiting(self, version: int) -> int:
         """Predictions of a version that are neither labelled nor expired."""
@@ -242,22 +246,20 @@ class Ledger:
     def from_json(cls, body: Mapping[str, Any]) -> Ledger:
         ledger = cls()
         for name in _BY_PAIR:
-            getattr(ledger, name).update({(one, other): n for one, other, n in body.get(name, ())})
+            # Delays were once counted by version alone: nobody knows of which outcome, and they are counted anew.
+            found = (entry for entry in body.get(name, ()) if len(entry) == 3)
+            getattr(ledger, name).update({(one, other): n for one, other, n in found})
         for name in _BY_NUMBER:
             getattr(ledger, name).update({int(k): v for k, v in body.get(name, ())})
-        for delays in (ledger.delays, ledger.told_delays):
-            delays.update({version: _widened(counts) for version, counts in delays.items()})
         ledger.class_delays.update({(v, o, label): counts for v, o, label, counts in body.get("class_delays", ())})
         return ledger
 
 
-def _widened(counts: list[int]) -> list[int]:
-    """Delays that were counted when there were fewer bounds: nobody knows more of those beyond the last."""
-    return [*counts[:-1], *[0] * (len(DELAY_BOUNDS_SECONDS) + 1 - len(counts)), counts[-1]]
-
-
-_BY_PAIR = ("labels", "label_days", "prediction_days", "truths", "told_labels")
-_BY_NUMBER = ("of_label", "labelled", "expired", "predictions", "delays", "delay_us", "told_delays", "told_delay_us")
+_BY_PAIR = (
+    "labels", "label_days", "prediction_days", "truths", "told_labels",
+    "delays", "delay_us", "told_delays", "told_delay_us",
+)  # fmt: skip
+_BY_NUMBER = ("of_label", "labelled", "expired", "predictions")
 
 
 @dataclass(slots=True)
@@ -595,11 +597,13 @@ class Truth:
         version = standing.predictions["version"].to_numpy()[made]
         delay = np.maximum(times[times != NO_TIME] - standing.predictions["time_us"].to_numpy()[made], 0)
         bucket = np.searchsorted(np.asarray(DELAY_BOUNDS_SECONDS) * MICROSECONDS, delay, "left")
-        for (v, b), count in _counts(version, bucket):
-            self.ledger.delays.setdefault(v, [0] * (len(DELAY_BOUNDS_SECONDS) + 1))[b] += sign * count
-        for v in np.unique(version).tolist():
-            self.ledger.delay_us[v] += sign * int(delay[version == v].sum())
         first = standing.truths.first[rows][times != NO_TIME]
+        who = version.astype(np.int64) * 65_536 + standing.truths.outcome[rows][times != NO_TIME]
+        for (one, b), count in _counts(who, bucket):
+            pair = divmod(one, 65_536)
+            self.ledger.delays.setdefault(pair, [0] * (len(DELAY_BOUNDS_SECONDS) + 1))[b] += sign * count
+        for one in np.unique(who).tolist():
+            self.ledger.delay_us[divmod(one, 65_536)] += sign * int(delay[who == one].sum())
         chosen = standing.labels.select(["label", "outcome"]).take(pa.array(first))
         self._count_class_delays(version, chosen, standing.texts[first], delay, sign)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
+from test_labels import Story, traffic
 
+from stream_monitor.exposition import render
 from stream_monitor.judge.arrival import quantile
 from stream_monitor.publish.catalogue import DELAY_BUCKETS
 from stream_monitor.records import MICROSECONDS
@@ -93,11 +96,38 @@ def test_bounds_are_those_of_the_catalogue_and_reach_beyond_a_quarter() -> None:
     assert all(low < high for low, high in pairwise(DELAY_BOUNDS_SECONDS))
 
 
-def test_a_ledger_with_fewer_bounds_is_read() -> None:
-    """What lay beyond the last of nine lies beyond all: no count of it falls, and none is lost."""
-    old = {"delays": [[3, [1, 0, 0, 0, 0, 0, 0, 0, 2, 7]]], "told_delays": [[3, [1, 0, 0, 0, 0, 0, 0, 0, 2, 7]]]}
+def test_delays_of_mixed_outcomes_are_counted_anew() -> None:
+    """A state file of before holds them by version alone; what is taken back of them later makes nothing negative."""
+    old = {"delays": [[3, [7] * 12]], "told_delays": [[3, [7] * 12]], "delay_us": [[3, 70]], "told_delay_us": [[3, 70]]}
     ledger = Ledger.from_json(old)
-    assert ledger.delays[3] == ledger.told_delays[3] == [1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 7]
+    assert not ledger.delays
+    assert not ledger.told_delay_us
+    ledger.delays[(3, 1)], ledger.delay_us[(3, 1)] = [2, -1, *[0] * 10], -5
     ledger.tell()
-    assert ledger.told_delays[3] == ledger.delays[3]
-    assert Ledger.from_json(ledger.to_json()).delays == ledger.delays
+    assert ledger.told_delays == {(3, 1): [2, *[0] * 11]}
+    assert ledger.told_delay_us == {(3, 1): 0}
+    again = Ledger.from_json(ledger.to_json())
+    assert (again.delays, again.told_delays, again.delay_us) == (ledger.delays, ledger.told_delays, ledger.delay_us)
+
+
+def test_each_outcome_has_a_histogram_of_its_own(tmp_path: Path) -> None:
+    """How long a visitor stays is known in seconds, what he bought after an hour: together they are no delay at all."""
+    story = Story(tmp_path, label_horizon="1d")
+    events, labels = traffic(3, delay=lambda *_: 30.0, wrong=lambda *_: False)
+    bought = [{**body, "outcome": "purchase", "timestamp": body["timestamp"] + 3_600} for body in labels[:60]]
+    story.live(events, [*labels, *bought])
+    samples = parsed(render(story.engine))
+    story.close()
+    counts = {
+        outcome: [samples[f'label_delay_seconds_bucket{{le="{le}",model="m",outcome="{outcome}"}}']
+                  for le in ("10.0", "60.0", "3600.0", "21600.0", "+Inf")]
+        for outcome in ("label", "purchase")
+    }  # fmt: skip
+    assert counts == {"label": [0, 180, 180, 180, 180], "purchase": [0, 0, 0, 60, 60]}
+    assert samples['label_delay_seconds_sum{model="m",outcome="purchase"}'] == 60 * 3_630
+
+
+def parsed(text: bytes) -> dict[str, float]:
+    """The value of each series by its text."""
+    lines = [line.rsplit(" ", 1) for line in text.decode().splitlines() if not line.startswith("#")]
+    return {name.removeprefix("stream_monitor_"): float(value) for name, value in lines}

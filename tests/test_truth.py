@@ -275,12 +275,12 @@ def test_what_is_told_of_fates_and_delays_never_falls() -> None:
     assert ledger.told_labels[("champion", "corrected")] == 2
     late, early = Prediction(3, 3600), Prediction(3, 0)
     monitor.read([early], [])
-    assert (sum(ledger.delays[0]), ledger.delay_us[0]) == (3, (20 + 20 + 3700) * MICROSECONDS)
+    assert (sum(ledger.delays[(0, 0)]), ledger.delay_us[(0, 0)]) == (3, (20 + 20 + 3700) * MICROSECONDS)
     monitor.read([late], [])
-    assert (sum(ledger.delays[0]), ledger.delay_us[0]) == (3, (20 + 20 + 100) * MICROSECONDS)
+    assert (sum(ledger.delays[(0, 0)]), ledger.delay_us[(0, 0)]) == (3, (20 + 20 + 100) * MICROSECONDS)
     monitor.restart()
     ledger = monitor.truth.ledger
-    assert (sum(ledger.told_delays[0]), ledger.told_delay_us[0]) == (4, (20 + 20 + 3700) * MICROSECONDS)
+    assert (sum(ledger.told_delays[(0, 0)]), ledger.told_delay_us[(0, 0)]) == (4, (20 + 20 + 3700) * MICROSECONDS)
 
 
 def test_a_prediction_whose_only_label_was_for_a_later_one_waits_again() -> None:
@@ -292,7 +292,7 @@ def test_a_prediction_whose_only_label_was_for_a_later_one_waits_again() -> None
     assert monitor.truths() == {(1, 0, 3600, 0): "yes"}
     assert monitor.fates() == {"matched": 1}
     assert monitor.truth.ledger.waiting(0) == 1
-    assert sum(monitor.truth.ledger.delays[0]) == 1
+    assert sum(monitor.truth.ledger.delays[(0, 0)]) == 1
 
 
 def test_a_label_without_a_time_stays_with_its_prediction() -> None:

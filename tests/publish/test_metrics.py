@@ -141,12 +141,16 @@ def test_nan_is_left_out_and_infinity_is_a_value() -> None:
 def test_histogram_is_cumulated() -> None:
     """Buckets count what is at or below them; the last is everything."""
     counts = tuple(range(1, len(DELAY_BUCKETS) + 2))
-    publisher = published(Snapshot(histograms={"label_delay_seconds": [(("credit",), Distribution(counts, 123.5))]}))
+    publisher = published(
+        Snapshot(histograms={"label_delay_seconds": [(("credit", "label"), Distribution(counts, 123.5))]})
+    )
     families = list(parse_openmetrics(publisher.exposition("application/openmetrics-text; version=1.0.0")[0].decode()))
     buckets = [value for _, value in samples(families, "label_delay_seconds_bucket")]
     assert buckets == [sum(counts[: i + 1]) for i in range(len(counts))]
-    assert samples(families, "label_delay_seconds_count") == [({"model": "credit"}, float(sum(counts)))]
-    assert samples(families, "label_delay_seconds_sum") == [({"model": "credit"}, 123.5)]
+    assert samples(families, "label_delay_seconds_count") == [
+        ({"model": "credit", "outcome": "label"}, float(sum(counts)))
+    ]
+    assert samples(families, "label_delay_seconds_sum") == [({"model": "credit", "outcome": "label"}, 123.5)]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +158,7 @@ def test_histogram_is_cumulated() -> None:
     [
         {"nonsense": []},
         {"series": [((), 1.0)]},
-        {"label_delay_seconds": [(("m",), 1.0)]},
+        {"label_delay_seconds": [(("m", "label"), 1.0)]},
         {"state_bytes": [(("m",), 1.0)]},
     ],
 )
@@ -167,7 +171,7 @@ def test_what_is_not_in_the_catalogue_is_refused(given_samples: dict[str, list[t
 def test_wrong_number_of_buckets_is_refused() -> None:
     """Counts must fit the declared bounds."""
     with pytest.raises(ValueError, match="buckets"):
-        Snapshot(histograms={"label_delay_seconds": [(("m",), Distribution((1, 2), 3.0))]})
+        Snapshot(histograms={"label_delay_seconds": [(("m", "label"), Distribution((1, 2), 3.0))]})
 
 
 def test_series_limit_drops_the_least_important_first() -> None:

@@ -333,7 +333,11 @@ def _ledger(engine: Engine) -> dict[str, Any]:
     """The ledger with names for numbers, empty entries left out."""
     ledger, names = engine.truth.ledger, engine.names.versions
     found: dict[str, Any] = {f"label {m} {f}": n for (m, f), n in ledger.labels.items() if n}
-    for name in ("labelled", "expired", "predictions", "delays", "delay_us"):
+    for name in ("labelled", "expired", "predictions"):
         found |= {f"{name} {names[v]}": n for v, n in getattr(ledger, name).items() if n}
+    for name in ("delays", "delay_us"):
+        found |= {
+            f"{name} {names[v]} {engine.names.outcomes[o]}": n for (v, o), n in getattr(ledger, name).items() if n
+        }
     found |= {f"orphans {day}": n for day, n in ledger.label_days.items() if n}
     return found | {f"day {day} {names[v]}": n for (day, v), n in ledger.prediction_days.items()}
