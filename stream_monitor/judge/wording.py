@@ -31,6 +31,9 @@ _STATES = {
 USUAL = "where the baseline has"
 """Of the details of a metric whose objective is the baseline's value."""
 
+_ERRORS = ("error_rate", "mean_absolute_error")
+"""What the watch over errors finds, of all truths or of one class; objectives have other names."""
+
 _VERBS = {
     IncidentKind.DATA_DRIFT: "drifted",
     IncidentKind.PREDICTION_DRIFT: "drifted",
@@ -117,7 +120,7 @@ def _verb(kind: IncidentKind, first: Evidence) -> str:
         return "moved"
     if first.statistic == _LEVEL:
         return "fell" if first.value < first.threshold else "rose"
-    if kind is IncidentKind.PERFORMANCE and first.statistic == "error_rate":
+    if kind is IncidentKind.PERFORMANCE and first.statistic.partition("[")[0] in _ERRORS:
         return "rose"
     if kind is IncidentKind.PERFORMANCE and USUAL in first.detail:
         return "is worse than the baseline's"

@@ -10,18 +10,26 @@ after their predictions. Everything goes through the watch that the service runs
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
 from scipy import special
 
+from stream_monitor.judge.answers import AT_ONCE, Answers, Rise
 from stream_monitor.judge.calibrate import LABELS_SHARE, Budget
+from stream_monitor.judge.calibration import Calibration, calibrate
 from stream_monitor.judge.concept import Concept, Turn
+from stream_monitor.judge.loss import LossEstimator, learn
 from stream_monitor.judge.relation import Relation
-from stream_monitor.records import Floats, IncidentKind
+from stream_monitor.outcomes import CLASSES_SHARE
+from stream_monitor.records import Floats, IncidentKind, Kind
 from stream_monitor.summarize.outcome import Joined, OutcomeProfile, Task
+from stream_monitor.summarize.profile import Schema
+from stream_monitor.summarize.rows import PREDICTION, Rows, SubjectKey
+from stream_monitor.summarize.scores import ScoreProfile, of_texts
 
 BUDGET = Budget.parse("5 per 100000 events")
 SECOND = 1_000_000
@@ -269,12 +277,149 @@ def classes(runs: int = 20, many: int = 10) -> None:
     )
 
 
+def several(runs: int = 20) -> None:
+    """Three classes with probabilities: inputs that move, and relations that turn. Each class has a watch, as in service."""
+    usual = of_three()
+    cases = {
+        "three classes, one input moved by +0.8 sd, relation unchanged": of_three(shift=0.8),
+        "three classes, one input moved by +1.6 sd, relation unchanged": of_three(shift=1.6),
+        "three classes, half of b is c now, inputs unchanged": of_three(turned=0.5),
+        "three classes, a quarter of b is c now, inputs unchanged": of_three(turned=0.25),
+        "three classes, half of b is c now, and one input moved by +0.8 sd": of_three(shift=0.8, turned=0.5),
+    }
+    for name, after in cases.items():
+        kinds: list[set[IncidentKind]] = []
+        for seed in range(runs):
+            rng, watches = np.random.default_rng(seed), OfThree(usual, 5_000, seed)
+            watches.told(rng, usual, 0, 2_000)
+            kinds.append(watches.told(rng, after, 2_000, 3_000))
+        print(f"{name}: {_counted(kinds)}")
+
+
+def of_three(*, shift: float = 0.0, turned: float = 0.0) -> Draw:
+    """Truths drawn from the probabilities the model gives; of those that are b so many are c instead."""
+
+    def draw(rng: np.random.Generator, n: int) -> Joined:
+        x = rng.normal((shift, 0.0, 0.0), 1.0, (n, 3))
+        p = special.softmax(2 * x, axis=1)
+        truth = (rng.random(n)[:, None] > p.cumsum(axis=1)[:, :2]).sum(axis=1)
+        truth = np.where((truth == 1) & (rng.random(n) < turned), 2, truth)
+        names, said, nothing = np.array(list("abc"), object), p.argmax(axis=1), np.full(n, np.nan)
+        texts = [f'{{"a":{a},"b":{b},"c":{c}}}' for a, b, c in p.tolist()]
+        of_truth, of_label = p[np.arange(n), truth], p[np.arange(n), said]
+        return Joined(
+            pa.array(names[truth]), nothing, pa.array(names[said]), nothing, nothing, of_truth, of_label,
+            probabilities=pa.array(texts),
+        )  # fmt: skip
+
+    return draw
+
+
+class OfThree:
+    """The watch over all and one over each class, beside the newest answers, on a baseline of so many rows."""
+
+    def __init__(self, usual: Draw, rows: int, seed: int) -> None:
+        known = usual(np.random.default_rng(10_000 + seed), rows)
+        reference, scores = OutcomeProfile(Task.MULTICLASS), ScoreProfile()
+        reference.add(known)
+        scores.add(of_texts(known.probabilities, known.truth_label, ("a", "b", "c")))
+        relation_of = Relation.of(reference)
+        assert relation_of is not None
+        self.answers = Answers(("a", "b", "c"))
+        self.whole = Concept(relation_of, BUDGET, LABELS_SHARE * (1 - CLASSES_SHARE), 0.1)
+        self.classes = {}
+        for label, held in scores.classes.items():
+            keys, counts = held.arrays()
+            bins, at = np.unique(keys >> 1, return_inverse=True)
+            true, every = (np.bincount(at, part).astype(np.float64) for part in (counts * (keys & 1), counts))
+            fitted = calibrate(bins, true, every)
+            of_class = Relation.of_class(reference, label)
+            assert of_class is not None
+            self.classes[label] = Concept(
+                of_class, BUDGET, LABELS_SHARE * CLASSES_SHARE / 3, 0.1, rise=partial(self._rise, label, fitted)
+            )
+
+    def _rise(self, label: str, fitted: Calibration, since_us: int, until_us: int) -> Rise | None:
+        return self.answers.rise(label, fitted, since_us=since_us, until_us=until_us)
+
+    def told(self, rng: np.random.Generator, draw: Draw, first: int, n: int) -> set[IncidentKind]:
+        """What alarms of n labels from the first on are called."""
+        found = []
+        for start in range(first, first + n, AT_ONCE):
+            number = np.arange(start, min(start + AT_ONCE, first + n))
+            made, joined = number * (86_400 * SECOND // LABELS_A_DAY), draw(rng, len(number))
+            self.answers.add(joined, made, made + LATE_US)
+            truth = np.array(joined.truth_label.to_pylist(), object)
+            for label, concept in {"": self.whole, **self.classes}.items():
+                mine = np.flatnonzero((truth == label) | (label == ""))
+                found += concept.update(
+                    joined.take(mine), made[mine], made[mine] + LATE_US, mine * 0, names={},
+                    share_at=partial(_always, concept.share),
+                )  # fmt: skip
+        return {turn.kind for turn in found if not turn.is_calm and not turn.is_again}
+
+
+def losses(runs: int = 20) -> None:
+    """Numbers whose errors are larger on one side of an input, which moves there; and errors that grow anywhere."""
+    cases = {
+        "numbers, the input moved by +0.8 sd, relation unchanged": (0.8, 1.0, 0.0),
+        "numbers, the input moved by +1.5 sd, relation unchanged": (1.5, 1.0, 0.0),
+        "numbers, errors half as large again, inputs unchanged": (0.0, 1.5, 0.0),
+        "numbers, truths half a standard deviation higher, inputs unchanged": (0.0, 1.0, 0.5),
+        "numbers, errors twice as large, and the input moved by +0.8 sd": (0.8, 2.0, 0.0),
+    }
+    for rows in (10_000, 3_000):
+        for name, after in cases.items():
+            kinds = [_kinds_of_numbers(after, rows, seed) for seed in range(runs)]
+            print(f"{name}, baseline of {rows:,}: {_counted(kinds)}")
+
+
+def _kinds_of_numbers(after: tuple[float, float, float], rows: int, seed: int) -> set[IncidentKind]:
+    first, rng = np.random.default_rng(10_000 + seed), np.random.default_rng(seed)
+    inputs, known = numbers(first, rows)
+    learnt = learn(Schema.learn(inputs, most_categories=200), inputs, known.truth_number)
+    assert learnt is not None
+    reference = OutcomeProfile(Task.REGRESSION)
+    reference.add(known)
+    relation_of = Relation.of(reference)
+    assert relation_of is not None
+    concept = Concept(relation_of, BUDGET, LABELS_SHARE, 0.1, missed=learnt.missed)
+
+    def draw(shift: float, factor: float, lean: float, rng: np.random.Generator, n: int) -> Joined:
+        inputs, joined = numbers(rng, n, shift=shift, factor=factor, lean=lean)
+        size, error = LossEstimator(learnt).expected(learnt.leaves.of(inputs))
+        return replace(joined, expected_size=size, expected_error=error)
+
+    told(concept, rng, partial(draw, 0.0, 1.0, 0.0), 0, 2_000)
+    return {turn.kind for _, turn in told(concept, rng, partial(draw, *after), 2_000, 3_000)}
+
+
+def numbers(
+    rng: np.random.Generator, n: int, *, shift: float = 0.0, factor: float = 1.0, lean: float = 0.0
+) -> tuple[Rows, Joined]:
+    """Inputs with predictions, and their truths, whose errors have a deviation that grows with the input."""
+    x = rng.normal((shift, 0.0), 1.0, (n, 2))
+    value = 5 + x[:, 0] - x[:, 1]
+    truth = value + lean + factor * rng.normal(size=n) * np.exp(0.3 * x[:, 0])
+    none, nothing = pa.nulls(n, pa.string()), np.full(n, np.nan)
+    keys = (SubjectKey("feature", "x0"), SubjectKey("feature", "x1"), PREDICTION)
+    ids = np.zeros(n, np.uint64)
+    number = np.column_stack([x, value])
+    rows = Rows(np.arange(n), ids, ids, np.zeros(n, np.int32), keys, np.full((n, 3), Kind.NUMBER, np.uint8), number, {})
+    return rows, Joined(none, truth, none, nothing, value, nothing)
+
+
 def _kinds(usual: Draw, after: Draw, runs: int) -> str:
     kinds = []
     for seed in range(runs):
         concept, rng = watch(usual, 10_000, seed), np.random.default_rng(seed)
         told(concept, rng, usual, 0, 2_000)
         kinds.append({turn.kind for _, turn in told(concept, rng, after, 2_000, 4_000)})
+    return _counted(kinds)
+
+
+def _counted(kinds: Sequence[set[IncidentKind]]) -> str:
+    runs = len(kinds)
     counts = {
         str(k): sum(k in found for found in kinds) for k in (IncidentKind.CONCEPT_DRIFT, IncidentKind.PERFORMANCE)
     }
@@ -291,6 +436,8 @@ if __name__ == "__main__":
         "relation": relation,
         "segments": segments,
         "classes": classes,
+        "several": several,
+        "losses": losses,
     }
     for part in sys.argv[1:] or parts:
         parts[part]()
