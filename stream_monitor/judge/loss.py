@@ -25,7 +25,7 @@ from stream_monitor.judge.performance import ABSOLUTE_QUANTILES, QUANTILES
 from stream_monitor.judge.spectrum import Spectrum
 from stream_monitor.judge.tree import CLIPPED, Binned, Rating, grow
 from stream_monitor.records import Bytes, Flags, Floats, Ints
-from stream_monitor.summarize.histogram import Histogram
+from stream_monitor.summarize.histogram import Histogram, Numbers, ends_of
 from stream_monitor.summarize.leaves import Leaves
 from stream_monitor.summarize.numeric import tie_breaker
 from stream_monitor.summarize.outcome import (
@@ -253,20 +253,28 @@ class _Moments:
 
 @dataclass(frozen=True, slots=True)
 class _Cells:
-    """Histograms by leaf, each cell (k,): its leaf, its place among the `bins`, and its share of the leaf's rows."""
+    """Histograms by leaf, each cell (k,): its leaf, its place among the `bins`, and its share of the leaf's rows.
+
+    `ends`: the lower and the upper ends of the bins.
+    """
 
     bins: Ints
+    ends: tuple[Floats, Floats]
     leaf: Ints
     place: Ints
     share: Floats
 
     @classmethod
     def of(cls, histograms: Sequence[Histogram]) -> _Cells:
-        """Of one histogram for each leaf, none empty."""
+        """Of one histogram for each leaf, none empty; of numbers, each as fine as the coarsest."""
         parts = [histogram.arrays() for histogram in histograms]
+        cut = max((held.cut for held in histograms if isinstance(held, Numbers)), default=None)
+        if cut is not None:
+            parts = [held.cut_to(cut).arrays() for held in histograms if isinstance(held, Numbers)]
         bins, place = np.unique(np.concatenate([keys for keys, _ in parts]), return_inverse=True)
         leaf = np.repeat(np.arange(len(parts)), [len(keys) for keys, _ in parts])
-        return cls(bins, leaf, place, np.concatenate([counts / counts.sum() for _, counts in parts]))
+        ends = value_ends(bins) if cut is None else ends_of(bins, cut)
+        return cls(bins, ends, leaf, place, np.concatenate([counts / counts.sum() for _, counts in parts]))
 
     def mixed(self, share: Floats) -> Floats:
         """The share of each bin where leaves have these shares (L,)."""
@@ -279,7 +287,7 @@ class _Cells:
 
     def spectrum(self, share: Floats) -> Spectrum:
         """The mixture, to be read from."""
-        lower, upper = value_ends(self.bins)
+        lower, upper = self.ends
         return Spectrum(lower, lower / 2 + upper / 2, upper, self.mixed(share))
 
 

@@ -22,6 +22,7 @@ from stream_monitor.summarize.outcome import (
     Joined,
     OutcomeProfile,
     Task,
+    binned,
     errors,
     reliability_bin,
     score_bin,
@@ -184,7 +185,7 @@ def _of_numbers(reference: OutcomeProfile) -> Relation | None:
 
 def _of_values(reference: OutcomeProfile) -> Relation:
     """Higher and lower alike: whether a longer stay is good news nobody told."""
-    keys, counts = reference.targets.arrays()
+    keys, counts = binned(reference.targets).arrays()
     level, edges = _location(LEVEL, keys, counts, signs=(1, -1), ranks=_RANKS, by_value=True)
     n, total, squares = reference.rows, reference.sums["target"], reference.sums["target_squared"]
     deviation = math.sqrt(max(variance(total, squares, n), 0.0)) or 1.0

@@ -14,7 +14,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stream_monitor.records import Floats, Ints
-from stream_monitor.summarize.outcome import VALUE_BINS_PER_OCTAVE, Joined, OutcomeProfile, Task, errors, value_bin
+from stream_monitor.summarize.outcome import (
+    VALUE_BINS_PER_OCTAVE,
+    Joined,
+    OutcomeProfile,
+    Task,
+    binned,
+    errors,
+    value_bin,
+)
 
 CLASSES = 4
 KINDS = 2 * CLASSES
@@ -109,7 +117,7 @@ def _of_numbers(positive_label: str | None, reference: OutcomeProfile) -> Kinds:
 
 
 def _of_values(reference: OutcomeProfile) -> Kinds:
-    keys, counts = reference.targets.arrays()
+    keys, counts = binned(reference.targets).arrays()
     shares = np.arange(1, CLASSES) / CLASSES
     quarters = keys[np.searchsorted(np.cumsum(counts), shares * counts.sum())]
     usual = np.bincount(2 * np.searchsorted(quarters, keys), counts.astype(np.float64), KINDS) / counts.sum()

@@ -8,7 +8,7 @@ import numpy as np
 
 from stream_monitor.judge.metric import NAN, Metric, ranks
 from stream_monitor.records import Floats
-from stream_monitor.summarize.histogram import Histogram
+from stream_monitor.summarize.histogram import Histogram, Numbers
 from stream_monitor.summarize.outcome import value_ends
 
 
@@ -23,9 +23,9 @@ class Spectrum:
 
     @classmethod
     def of(cls, histogram: Histogram) -> Spectrum:
-        """Of a histogram of `value_bin`s."""
+        """Of numbers, or of a histogram of `value_bin`s."""
         keys, counts = histogram.arrays()
-        lower, upper = value_ends(keys)
+        lower, upper = histogram.ends() if isinstance(histogram, Numbers) else value_ends(keys)
         return cls(lower, lower / 2 + upper / 2, upper, counts.astype(np.float64))
 
     def quantile(self, share: float) -> float:

@@ -1,4 +1,4 @@
-"""Counts by integer key that add, subtract and do not care about order: bins of scores, errors and truths."""
+"""Counts by integer key that add, subtract and do not care about order: bins of scores and errors, and truths as numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from stream_monitor.records import Ints
+from stream_monitor.records import Floats, Ints
 
 _NOTHING: Ints = np.zeros(0, np.int64)
 
@@ -61,7 +61,7 @@ class Histogram:
 
     def merge(self, other: Histogram) -> Histogram:
         """The counts of both."""
-        total = Histogram()
+        total = type(self)()
         total._keys, total._counts = self.arrays()
         total._settle(*other.arrays())
         return total
@@ -119,3 +119,120 @@ class Histogram:
             keys, counts = keys[first], np.add.reduceat(counts, np.flatnonzero(first))
         held = counts != 0
         self._keys, self._counts = keys[held], counts[held]
+
+
+MOST_NUMBERS = 1024
+"""Distinct numbers that are kept: at most 16 kB, and a sixtieth of a standard deviation apart where there are more."""
+
+FINEST_BITS = 32
+"""Of the mantissa of a number: quarters of what lies near a thousand million. With the exponent and the sign 45 bits, which
+leaves room for the number of a profile in one integer where rows of many are counted at once."""
+
+COARSEST_BITS = 7
+"""Kept in any case: bins less than .8 % wide."""
+
+
+class Numbers(Histogram):
+    """A histogram of finite numbers, each by its sign and the leading bits of its size, as many as can be had.
+
+    Truths may lie far from zero, and close together: bins of so much of their size would hold all in one. So each number
+    is a key of its own until there are more than `MOST_NUMBERS`; then as many trailing bits are cut off as it takes,
+    the same of all. `cut` is how many were.
+
+    Laws: those of a histogram, and `cut` is what the numbers need, whatever their order; but what was cut off stays off
+    when numbers are taken out again.
+
+    >>> truths = Numbers()
+    >>> truths.add_numbers(np.array([101325.0, 101325.5, 0.0, -3.0, -3.0]))
+    >>> lower, upper = truths.ends()
+    >>> lower.tolist(), truths.arrays()[1].tolist()
+    ([-3.0000000004656613, 0.0, 101325.0, 101325.5], [2, 1, 1, 1])
+    """
+
+    __slots__ = ("cut",)
+
+    def __init__(self, items: Iterable[tuple[int, int]] = (), *, cut: int = 0) -> None:
+        super().__init__(items)
+        self.cut = cut
+
+    @staticmethod
+    def keys_of(values: Floats) -> Ints:
+        """The keys of finite numbers, (n,), which ascend with them: 0 is zero's."""
+        size = np.maximum(np.abs(values), _SMALLEST).view(np.int64) >> (52 - FINEST_BITS)
+        return np.asarray(np.where(values == 0, 0, np.sign(values).astype(np.int64) * size), dtype=np.int64)
+
+    def add_numbers(self, values: Floats) -> None:
+        """Count numbers."""
+        keys, counts = np.unique(self.keys_of(values), return_counts=True)
+        self.add(keys, counts.astype(np.int64))
+
+    def ends(self) -> tuple[Floats, Floats]:
+        """The lower and the upper end of each key; both 0 for zero's."""
+        keys, _ = self.arrays()
+        return ends_of(keys, self.cut)
+
+    def cut_to(self, cut: int) -> Numbers:
+        """With so many bits cut off at least."""
+        keys, counts = self.arrays()  # and now `cut` is what they need
+        found = Numbers(cut=max(cut, self.cut))
+        found._settle(keys, counts)
+        return found
+
+    def merge(self, other: Histogram) -> Numbers:
+        """The counts of both."""
+        keys, counts = other.arrays()
+        total = self.cut_to(other.cut if isinstance(other, Numbers) else 0)
+        total._settle(keys, counts)
+        return total
+
+    def __getitem__(self, key: int) -> int:
+        self.arrays()
+        return super().__getitem__(int(_shortened(np.array([key]), self.cut)[0]))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Numbers) and super().__eq__(other) and self.cut == other.cut
+
+    __hash__ = None
+
+    def to_bytes(self) -> bytes:
+        """What was cut off, then as any histogram."""
+        table = super().to_bytes()
+        return self.cut.to_bytes(8, "little") + table
+
+    @classmethod
+    def from_bytes(cls, state: bytes) -> Numbers:
+        """What `to_bytes` wrote."""
+        held = Histogram.from_bytes(state[8:])
+        made = cls(cut=int.from_bytes(state[:8], "little"))
+        made._keys, made._counts = held.arrays()
+        return made
+
+    def _settle(self, keys: Ints = _NOTHING, counts: Ints = _NOTHING) -> None:
+        """Take new keys in, and cut off what makes them too many."""
+        fresh = np.array(list(self._fresh.items()), np.int64).reshape(-1, 2)
+        self._fresh = {}
+        new = _shortened(np.concatenate((fresh[:, 0], keys)), self.cut)
+        super()._settle(new, np.concatenate((fresh[:, 1], counts)))
+        while len(self._keys) > MOST_NUMBERS and self.cut < FINEST_BITS - COARSEST_BITS:
+            self.cut += 1
+            self._keys = _shortened(self._keys, self.cut)
+            super()._settle()
+
+
+_SMALLEST = 1e-300
+
+
+def _shortened(keys: Ints, bits: int) -> Ints:
+    return np.asarray(np.sign(keys) * ((np.abs(keys) >> bits) << bits), dtype=np.int64)
+
+
+def _number_of(size: Ints) -> Floats:
+    """The smallest number with these leading bits; that of none is 0, and so are its ends."""
+    return np.asarray((size << (52 - FINEST_BITS)).view(np.float64), dtype=np.float64)
+
+
+def ends_of(keys: Ints, cut: int) -> tuple[Floats, Floats]:
+    """The lower and the upper end of keys of numbers of which so many bits are cut off; both 0 for zero's."""
+    sign, size = np.sign(keys), np.abs(keys)
+    inner, outer = (_number_of(part) * sign for part in (size, size + (1 << cut)))
+    return np.where(keys < 0, outer, inner), np.where(keys < 0, inner, outer)

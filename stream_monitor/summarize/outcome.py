@@ -24,9 +24,10 @@ import zstandard
 
 from stream_monitor.errors import StateError
 from stream_monitor.records import Flags, Floats, Ints
-from stream_monitor.summarize.histogram import Histogram
+from stream_monitor.summarize.histogram import COARSEST_BITS, FINEST_BITS, Histogram, Numbers
 
-FORMAT = 3
+FORMAT = 4
+_BINNED_TRUTHS = 3  # the format before: `targets` in bins of `value_bin`
 _UNIT_BITS = 1126  # a float's 53-bit mantissa times 2^(exponent - 53): the smallest exponent is -1073
 _HALF_BITS = 26
 _CHUNK_BITS = 4
@@ -206,8 +207,8 @@ class OutcomeProfile:
 
     `rows`: usable rows. `unusable`: rows without a readable prediction or truth for the task; a `value` needs no
     prediction. `pairs`: (truth, predicted) -> rows; binary uses "1" for the positive label and "0" for every other.
-    `scores`: bin * 2 + truth -> rows for binary scores. `targets` and `errors`: bin -> rows of truths that are numbers
-    and of predicted - true.
+    `scores`: bin * 2 + truth -> rows for binary scores. `targets`: truths that are numbers. `errors`: bin -> rows of
+    predicted - true.
     `probable`: rows with the probability of their truth; `scored`: those with a Brier score. `reliability`: bin * 2 +
     what came true -> rows by the confidence of the prediction, the score or the probability of the predicted class;
     the sums `confidence_k` are of the confidences in bin k. `derived`: what readers worked out; a change forgets it.
@@ -221,7 +222,7 @@ class OutcomeProfile:
     scored: int = 0
     pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
     scores: Histogram = field(default_factory=Histogram)
-    targets: Histogram = field(default_factory=Histogram)
+    targets: Numbers = field(default_factory=Numbers)
     errors: Histogram = field(default_factory=Histogram)
     reliability: Histogram = field(default_factory=Histogram)
     sums: dict[str, ExactSum] = field(default_factory=dict)
@@ -300,12 +301,13 @@ class OutcomeProfile:
         """The profile that was stored; raises StateError if it is damaged or of another format."""
         if not is_current(state):
             raise StateError(f"an outcome profile of a format other than {FORMAT}")
+        is_binned = state[0] == _BINNED_TRUTHS
         try:
             body = zstandard.ZstdDecompressor().decompress(state[1:])
             at = 4 + struct.unpack("<I", body[:4])[0]
             content = json.loads(body[4:at])
             ends = np.cumsum([at, *content["histograms"]]).tolist()
-            scores, targets, errors, reliability = (Histogram.from_bytes(body[a:b]) for a, b in pairwise(ends))
+            scores, targets, errors, reliability = (body[a:b] for a, b in pairwise(ends))
             rows, unusable, probable, scored = content["counts"]
             return cls(
                 Task(content["task"]),
@@ -315,10 +317,10 @@ class OutcomeProfile:
                 probable,
                 scored,
                 Counter({(truth, predicted): count for truth, predicted, count in content["pairs"]}),
-                scores,
-                targets,
-                errors,
-                reliability,
+                Histogram.from_bytes(scores),
+                _of_bins(Histogram.from_bytes(targets)) if is_binned else Numbers.from_bytes(targets),
+                Histogram.from_bytes(errors),
+                Histogram.from_bytes(reliability),
                 {name: ExactSum(int(units, 16)) for name, units in content["sums"].items()},
             )
         except (zstandard.ZstdError, struct.error, ValueError, KeyError, TypeError) as error:
@@ -332,8 +334,8 @@ class OutcomeProfile:
 
 
 def is_current(state: bytes) -> bool:
-    """Whether stored bytes are of the format that is read; formats before it lack what cannot be made up."""
-    return state[:1] == struct.pack("<B", FORMAT)
+    """Whether stored bytes are of a format that is read; older ones lack what cannot be made up."""
+    return state[:1] in (struct.pack("<B", FORMAT), struct.pack("<B", _BINNED_TRUTHS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,7 +410,7 @@ def _numeric_shares(joined: Joined) -> Shares:
     }
     sums["relative"] = row[divisible], relative
     sums["relative_squared"] = row[divisible], relative * relative
-    histograms = {"targets": (row, value_bin(target)), "errors": (row, value_bin(error))}
+    histograms = {"targets": (row, Numbers.keys_of(target)), "errors": (row, value_bin(error))}
     return Shares(usable, _NONE, _NONE, (), (_NONE, _NONE), histograms, sums, (_NONE, _NONE, np.zeros(0)))
 
 
@@ -417,7 +419,7 @@ def _value_shares(joined: Joined) -> Shares:
     row = np.flatnonzero(usable)
     value = joined.truth_number[row]
     sums = {"target": (row, value), "target_squared": (np.tile(row, 2), _square(value))}
-    histograms = {"targets": (row, value_bin(value))}
+    histograms = {"targets": (row, Numbers.keys_of(value))}
     return Shares(usable, _NONE, _NONE, (), (_NONE, _NONE), histograms, sums, (_NONE, _NONE, np.zeros(0)))
 
 
@@ -528,15 +530,31 @@ def reliability_bin(probability: Floats) -> Ints:
 def value_bin(value: Floats) -> Ints:
     """The bin of any finite number, ascending with it: 128 for every doubling of its size, 0 for zero."""
     size = _log_bin(np.maximum(np.abs(value), 1e-300), VALUE_BINS_PER_OCTAVE)
-    offset = _log_bin(np.array([1e-300]), VALUE_BINS_PER_OCTAVE)[0] - 1
-    return np.asarray(np.where(value == 0, 0, np.sign(value) * (size - offset)), dtype=np.int64)
+    return np.asarray(np.where(value == 0, 0, np.sign(value) * (size - _FIRST_BIN)), dtype=np.int64)
+
+
+def binned(numbers: Numbers) -> Histogram:
+    """Numbers by `value_bin`: what is compared with bins that were fixed before."""
+    keys, counts = numbers.arrays()
+    size = (np.abs(keys) >> _FINER_BITS) - _FIRST_BIN
+    bins, place = np.unique(np.where(keys == 0, 0, np.sign(keys) * size), return_inverse=True)
+    total = np.zeros(len(bins), np.int64)
+    np.add.at(total, place, counts)
+    return Histogram(zip(bins.tolist(), total.tolist(), strict=True))
+
+
+def _of_bins(held: Histogram) -> Numbers:
+    """As coarse as they were."""
+    keys, counts = held.arrays()
+    size = (np.abs(keys) + _FIRST_BIN) << _FINER_BITS
+    numbers = np.where(keys == 0, 0, np.sign(keys) * size)
+    return Numbers(zip(numbers.tolist(), counts.tolist(), strict=True), cut=_FINER_BITS)
 
 
 def value_ends(key: Ints) -> tuple[Floats, Floats]:
     """The lower and the upper end of each `value_bin`, .8 % apart at most; both 0 for zero's."""
-    offset = int(_log_bin(np.array([1e-300]), VALUE_BINS_PER_OCTAVE)[0]) - 1
     shift = 52 - (VALUE_BINS_PER_OCTAVE.bit_length() - 1)
-    bins, sign = np.abs(key) + offset, np.sign(key)
+    bins, sign = np.abs(key) + _FIRST_BIN, np.sign(key)
     inner, outer = (bins << shift).view(np.float64) * sign, ((bins + 1) << shift).view(np.float64) * sign
     return np.where(key < 0, outer, inner), np.where(key < 0, inner, outer)
 
@@ -551,6 +569,10 @@ def _log_bin(positive: Floats, per_octave: int) -> Ints:
     """The leading bits of a positive float are its logarithm, piecewise linear: exact, and faster than a logarithm."""
     shift = 52 - (per_octave.bit_length() - 1)
     return np.asarray(np.ascontiguousarray(positive, dtype=np.float64).view(np.int64) >> shift, dtype=np.int64)
+
+
+_FINER_BITS = FINEST_BITS - COARSEST_BITS
+_FIRST_BIN = int(_log_bin(np.array([1e-300]), VALUE_BINS_PER_OCTAVE)[0]) - 1
 
 
 def variance(total: ExactSum, squares: ExactSum, n: int) -> float:

@@ -95,8 +95,8 @@ def test_where_rows_come_as_in_the_baseline_its_own_figures_are_expected() -> No
     assert {n: e.value for n, e in found.items()} == pytest.approx({n: want[n].value for n in METRICS}, rel=1e-9)
     constants = {name: estimate.metric().best_constant for name, estimate in found.items()}
     assert constants == pytest.approx(
-        {n: want[n].best_constant for n in METRICS}, rel=5e-3, abs=1e-12
-    )  # of two neighbouring bins
+        {n: want[n].best_constant for n in METRICS}, rel=1e-2, abs=1e-2
+    )  # leaves have fewer truths each, and so finer ones
     assert {estimate.rows for estimate in found.values()} == {told.rows}
 
 

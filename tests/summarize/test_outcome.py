@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import math
+import struct
 from collections import Counter
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_monitor.errors import StateError
 from stream_monitor.records import Floats
+from stream_monitor.summarize.histogram import MOST_NUMBERS, Histogram, Numbers
 from stream_monitor.summarize.outcome import (
     ExactSum,
     Joined,
     OutcomeProfile,
     Task,
+    binned,
     errors,
     score_bin,
     task_of,
@@ -247,3 +253,87 @@ def test_unequal_profiles_refuse_to_merge_and_damage_is_a_sentence() -> None:
     for broken in (b"", b"\x09whatever", binary.to_bytes()[:-4]):
         with pytest.raises(StateError):
             OutcomeProfile.from_bytes(broken)
+
+
+def of_numbers(truth: Floats, value: Floats) -> Joined:
+    """Predicted numbers and their truths."""
+    nothing, labels = np.full(len(truth), np.nan), pa.nulls(len(truth), pa.string())
+    return Joined(labels, truth, labels, nothing, value, nothing)
+
+
+WORLDS: Mapping[str, Callable[[np.random.Generator], Floats]] = {
+    "far from zero": lambda draw: draw.normal(101_325, 50, 6000),
+    "skewed": lambda draw: draw.lognormal(3, 2, 6000),
+    "around zero": lambda draw: draw.normal(0, 1, 6000),
+    "below zero, and a few zeros": lambda draw: np.where(draw.random(6000) < 0.01, 0.0, draw.normal(-273, 0.1, 6000)),
+    "far apart": lambda draw: np.concatenate([draw.normal(1e6, 10, 3000), draw.normal(0, 1, 3000)]),
+}
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_truths_are_as_fine_whatever_their_order_and_batches(world: str) -> None:
+    """More numbers than are kept: backwards, in pieces, and merged from parts of other sizes."""
+    truth = WORLDS[world](np.random.default_rng(1))
+    rows = of_numbers(truth, truth + 1)
+    whole, pieces, merged = (OutcomeProfile(Task.REGRESSION) for _ in range(3))
+    whole.add(rows)
+    assert whole.targets.cut > 0
+    for a, b in pairwise([0, 1, 20, 900, 2500, 5999, 6000]):
+        part = np.arange(a, b)
+        pieces.add(rows.take(5999 - part))
+        other = OutcomeProfile(Task.REGRESSION)
+        other.add(rows.take(part))
+        merged = other.merge(merged)
+    assert pieces == merged == whole
+    assert pieces.to_bytes() == merged.to_bytes() == whole.to_bytes()
+    assert OutcomeProfile.from_bytes(whole.to_bytes()) == whole
+    lower, upper = whole.targets.ends()
+    assert np.isin(np.searchsorted(lower, truth, "right") - 1, np.arange(len(lower))).all()
+    held = np.searchsorted(lower, np.sort(truth), "right") - 1
+    assert (np.sort(truth) <= upper[held]).all()
+    assert np.bincount(held).tolist() == whole.targets.arrays()[1].tolist()
+    assert binned(whole.targets) == Histogram(Counter(value_bin(truth).tolist()).items())
+
+
+def test_numbers_taken_out_again_leave_what_there_was() -> None:
+    """To the last bit while there are few; cut as short as they had to be where there were many."""
+    draw = np.random.default_rng(2)
+    few, many = draw.normal(5, 1, 200), draw.normal(5, 1, 2 * MOST_NUMBERS)
+    numbers, alone = Numbers(), Numbers()
+    numbers.add_numbers(few)
+    alone.add_numbers(few)
+    numbers.add_numbers(many[:100])
+    numbers.add(Numbers.keys_of(many[:100]), np.full(100, -1))
+    assert numbers == alone
+    numbers.add_numbers(many)
+    assert len(numbers) <= MOST_NUMBERS
+    keys, counts = np.unique(Numbers.keys_of(many), return_counts=True)
+    numbers.add(keys, -counts)
+    assert numbers == alone.cut_to(numbers.cut)
+
+
+def test_a_profile_whose_truths_were_binned_is_read() -> None:
+    """Of the format before: as fine as it was, and truths can be added to it."""
+    truth = np.array([10.0, 10.01, -3.5, 0.0, 101_325.0])
+    profile = OutcomeProfile(Task.REGRESSION)
+    profile.add(of_numbers(truth, truth + 1))
+    now = zstandard.ZstdDecompressor().decompress(profile.to_bytes()[1:])
+    size = struct.unpack("<I", now[:4])[0]
+    head, parts = json.loads(now[4 : 4 + size]), []
+    start = 4 + size
+    for length in head["histograms"]:
+        parts.append(now[start : start + length])
+        start += length
+    parts[1] = Histogram(Counter(value_bin(truth).tolist()).items()).to_bytes()
+    head["histograms"] = [len(part) for part in parts]
+    text = json.dumps(head).encode()
+    then = zstandard.ZstdCompressor().compress(struct.pack("<I", len(text)) + text + b"".join(parts))
+    read = OutcomeProfile.from_bytes(struct.pack("<B", 3) + then)
+    assert binned(read.targets) == binned(profile.targets)
+    lower, upper = read.targets.ends()
+    assert lower.tolist() == value_ends(np.unique(value_bin(truth)))[0].tolist()
+    assert (upper - lower <= 0.008 * np.abs(lower)).all()
+    more = of_numbers(np.array([10.02]), np.array([10.0]))
+    read.add(more)
+    profile.add(more)
+    assert read.targets == profile.targets.cut_to(read.targets.cut)
