@@ -15,16 +15,19 @@ import numpy as np
 import pyarrow as pa
 
 from stream_monitor.errors import StateError
-from stream_monitor.judge.calibration import Calibration
+from stream_monitor.judge.calibration import Calibration, calibrate
 from stream_monitor.judge.watch import compressed, decompressed
-from stream_monitor.records import Codes, Ints
+from stream_monitor.records import NO_TIME, Codes, Ints
+from stream_monitor.summarize.histogram import Histogram
 from stream_monitor.summarize.outcome import Joined
-from stream_monitor.summarize.scores import ABSENT, Marks, middle_of_bin, of_texts
+from stream_monitor.summarize.scores import ABSENT, Marks, ScoreProfile, middle_of_bin, of_texts
 
 LOOKED_AT = 2_048
 """Answers up to an alarm among which it is asked: a class of 5 % has a hundred truths there."""
 AT_ONCE = 1_024
 """Answers are taken in parts of at most so many, each followed by what it raised: what an alarm looks at is still there."""
+CALIBRATING = 1_000
+"""The first answers that tell what probabilities are worth where the baseline does not."""
 FEWEST = 20
 """Truths of the class since the onset, below which nothing is said."""
 FEWEST_TOLD = 0.9
@@ -68,9 +71,13 @@ class Answers:
     time_us: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     truth: Codes = field(default_factory=lambda: np.zeros(0, np.int32))  # a place in `classes`, -1: another
     code: Marks | None = None  # (K, n), see `ClassProbabilities`
+    first: ScoreProfile = field(default_factory=ScoreProfile)  # of the first answers, marked where they came true
+    learnt: int = 0  # how many of them there were
+    learnt_us: int = NO_TIME  # and when the truth of the last came
 
     def add(self, joined: Joined, made_us: Ints, time_us: Ints) -> None:
         """Take answers in the order of their truths, at most AT_ONCE."""
+        self._learn(joined, time_us)
         texts = pa.nulls(len(joined), pa.string()) if joined.probabilities is None else joined.probabilities
         code = of_texts(texts, joined.label, self.classes).code
         place = {label: k for k, label in enumerate(self.classes)}
@@ -81,8 +88,28 @@ class Answers:
         self.truth = np.concatenate([self.truth, truth])[-most:]
         self.code = (code if self.code is None else np.concatenate([self.code, code], axis=1))[:, -most:]
 
+    def _learn(self, joined: Joined, time_us: Ints) -> None:
+        wanted = min(CALIBRATING - self.learnt, len(joined))
+        if wanted > 0:
+            self.learnt, self.learnt_us = self.learnt + wanted, int(time_us[wanted - 1])
+            if joined.probabilities is not None:
+                self.first.add(of_texts(joined.probabilities[:wanted], joined.truth_label[:wanted], self.classes))
+
+    def _learnt(self, label: str, until_us: int) -> Calibration | None:
+        """What the first answers say of the probabilities of a class, if they had all come by a time."""
+        if self.learnt < CALIBRATING or until_us <= self.learnt_us:
+            return None
+        keys, counts = self.first.classes.get(label, Histogram()).arrays()
+        bins, at = np.unique(keys >> 1, return_inverse=True)
+        if not len(bins):
+            return None
+        true, rows = (np.bincount(at, part, len(bins)).astype(np.float64) for part in (counts * (keys & 1), counts))
+        return calibrate(bins, true, rows)
+
     def rise(self, label: str, calibration: Calibration | None, *, since_us: int, until_us: int) -> Rise | None:
         """Of the answers made since a time whose truths came by another; None where that cannot be told.
+
+        `calibration`: of the class's probabilities; None: as the first answers bear them out.
 
         A row that gave the class q, calibrated, is of it with probability q. So of its truths the share answered wrongly
         is to be the sum of q where another was predicted over that of all q.
@@ -96,23 +123,25 @@ class Answers:
         if not len(after) or told.mean() < FEWEST_TOLD or (told & is_true).sum() < FEWEST:
             return None
         key, is_true = code[told].astype(np.int64), is_true[told]
-        q = middle_of_bin(key >> 1) if calibration is None else calibration.read(key >> 1)
+        held = calibration or self._learnt(label, until_us)
+        q = middle_of_bin(key >> 1) if held is None else held.read(key >> 1)
         missed = 1.0 - (key & 1)
         foretold = float(q @ missed / q.sum())
         # The rate that came less the one foretold is the sum of (true - q) (missed - foretold), over the truths.
         away, truths = missed - foretold, float(is_true.sum())
         variance = float((q * (1 - q) * away**2).sum())
-        if calibration is not None:
-            variance += calibration.variance(key >> 1, away)
+        if held is not None:
+            variance += held.variance(key >> 1, away)
         return Rise(float(missed[is_true].mean()), foretold, float(np.sqrt(variance)) / truths)
 
     def to_bytes(self) -> bytes:
         """The whole state."""
-        head = json.dumps([self.classes, len(self.truth)]).encode()
+        first = self.first.to_bytes()
+        head = json.dumps([self.classes, len(self.truth), len(first), self.learnt, self.learnt_us]).encode()
         code = np.zeros((len(self.classes), 0), np.int16) if self.code is None else self.code
         columns = (self.made_us, self.time_us, self.truth, code)
         return compressed(
-            struct.pack("<I", len(head)) + head + b"".join(np.ascontiguousarray(c).tobytes() for c in columns)
+            struct.pack("<I", len(head)) + head + first + b"".join(np.ascontiguousarray(c).tobytes() for c in columns)
         )
 
     @classmethod
@@ -121,14 +150,16 @@ class Answers:
         try:
             body = decompressed(state)
             (size,) = struct.unpack_from("<I", body)
-            stored, n = json.loads(body[4 : 4 + size])
+            stored, n, profile, *learnt = json.loads(body[4 : 4 + size])
             if stored != list(classes):
                 return cls(tuple(classes))
-            ends = np.cumsum([4 + size, 8 * n, 8 * n, 4 * n, 2 * n * len(stored)]).tolist()
+            at = 4 + size + profile
+            ends = np.cumsum([at, 8 * n, 8 * n, 4 * n, 2 * n * len(stored)]).tolist()
             types = (np.int64, np.int64, np.int32, np.int16)
             made, time, truth, code = (
                 np.frombuffer(body[a:b], t) for a, b, t in zip(ends, ends[1:], types, strict=False)
             )
-            return cls(tuple(stored), made, time, truth, code.reshape(len(stored), n))
+            first = ScoreProfile.from_bytes(body[4 + size : at])
+            return cls(tuple(stored), made, time, truth, code.reshape(len(stored), n), first, *learnt)
         except (struct.error, ValueError, TypeError) as error:
             raise StateError(f"the newest answers of a model cannot be read: {error}") from error

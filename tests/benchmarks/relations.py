@@ -362,21 +362,25 @@ class OfThree:
 def losses(runs: int = 20) -> None:
     """Numbers whose errors are larger on one side of an input, which moves there; and errors that grow anywhere."""
     cases = {
-        "numbers, the input moved by +0.8 sd, relation unchanged": (0.8, 1.0, 0.0),
-        "numbers, the input moved by +1.5 sd, relation unchanged": (1.5, 1.0, 0.0),
-        "numbers, errors half as large again, inputs unchanged": (0.0, 1.5, 0.0),
-        "numbers, truths half a standard deviation higher, inputs unchanged": (0.0, 1.0, 0.5),
-        "numbers, errors twice as large, and the input moved by +0.8 sd": (0.8, 2.0, 0.0),
+        "numbers, the input moved by +0.8 sd, relation unchanged": (0.0, 0.8, 1.0, 0.0),
+        "numbers, the input moved by +1.5 sd, relation unchanged": (0.0, 1.5, 1.0, 0.0),
+        "numbers of a model that misses a bend, the input moved by +0.8 sd, relation unchanged": (0.2, 0.8, 1.0, 0.0),
+        "numbers of a model that misses a bend, the input moved by +1.5 sd, relation unchanged": (0.2, 1.5, 1.0, 0.0),
+        "numbers, errors half as large again, inputs unchanged": (0.0, 0.0, 1.5, 0.0),
+        "numbers, truths half a standard deviation higher, inputs unchanged": (0.0, 0.0, 1.0, 0.5),
+        "numbers, errors twice as large, and the input moved by +0.8 sd": (0.0, 0.8, 2.0, 0.0),
     }
     for rows in (10_000, 3_000):
         for name, after in cases.items():
-            kinds = [_kinds_of_numbers(after, rows, seed) for seed in range(runs)]
+            kinds = [_kinds_of_numbers(*after, rows=rows, seed=seed) for seed in range(runs)]
             print(f"{name}, baseline of {rows:,}: {_counted(kinds)}")
 
 
-def _kinds_of_numbers(after: tuple[float, float, float], rows: int, seed: int) -> set[IncidentKind]:
+def _kinds_of_numbers(
+    bend: float, shift: float, factor: float, lean: float, *, rows: int, seed: int
+) -> set[IncidentKind]:
     first, rng = np.random.default_rng(10_000 + seed), np.random.default_rng(seed)
-    inputs, known = numbers(first, rows)
+    inputs, known = numbers(first, rows, bend=bend)
     learnt = learn(Schema.learn(inputs, most_categories=200), inputs, known.truth_number)
     assert learnt is not None
     reference = OutcomeProfile(Task.REGRESSION)
@@ -386,21 +390,24 @@ def _kinds_of_numbers(after: tuple[float, float, float], rows: int, seed: int) -
     concept = Concept(relation_of, BUDGET, LABELS_SHARE, 0.1, missed=learnt.missed)
 
     def draw(shift: float, factor: float, lean: float, rng: np.random.Generator, n: int) -> Joined:
-        inputs, joined = numbers(rng, n, shift=shift, factor=factor, lean=lean)
+        inputs, joined = numbers(rng, n, bend=bend, shift=shift, factor=factor, lean=lean)
         size, error = LossEstimator(learnt).expected(learnt.leaves.of(inputs))
         return replace(joined, expected_size=size, expected_error=error)
 
     told(concept, rng, partial(draw, 0.0, 1.0, 0.0), 0, 2_000)
-    return {turn.kind for _, turn in told(concept, rng, partial(draw, *after), 2_000, 3_000)}
+    return {turn.kind for _, turn in told(concept, rng, partial(draw, shift, factor, lean), 2_000, 3_000)}
 
 
 def numbers(
-    rng: np.random.Generator, n: int, *, shift: float = 0.0, factor: float = 1.0, lean: float = 0.0
+    rng: np.random.Generator, n: int, *, bend: float, shift: float = 0.0, factor: float = 1.0, lean: float = 0.0
 ) -> tuple[Rows, Joined]:
-    """Inputs with predictions, and their truths, whose errors have a deviation that grows with the input."""
+    """Inputs with predictions, and their truths, whose errors have a deviation that grows with the input.
+
+    The model misses a `bend`, so that they lean where the input is large.
+    """
     x = rng.normal((shift, 0.0), 1.0, (n, 2))
-    value = 5 + x[:, 0] - x[:, 1]
-    truth = value + lean + factor * rng.normal(size=n) * np.exp(0.3 * x[:, 0])
+    value = 5 + x[:, 0] - x[:, 1] - bend * np.maximum(x[:, 0] - 0.5, 0)
+    truth = 5 + x[:, 0] - x[:, 1] + lean + factor * rng.normal(size=n) * np.exp(0.3 * x[:, 0])
     none, nothing = pa.nulls(n, pa.string()), np.full(n, np.nan)
     keys = (SubjectKey("feature", "x0"), SubjectKey("feature", "x1"), PREDICTION)
     ids = np.zeros(n, np.uint64)

@@ -73,6 +73,24 @@ def test_parts_and_restarts_change_nothing() -> None:
     assert found[0] == found[1] is not None
 
 
+def test_the_first_answers_tell_what_probabilities_are_worth() -> None:
+    """A model twice too sure of itself, of which no baseline knows: its first thousand answers do, as of their time."""
+    p, truth = drawn(6, 2_000)
+    too_sure = p**2 / (p**2).sum(axis=1, keepdims=True)
+    answers, own = after(answered(too_sure, truth), parts=2), after(answered(p, truth), parts=2)
+    until_us = 2_000 * SECOND + LATE_US
+    found = answers.rise("c", None, since_us=1_000 * SECOND, until_us=until_us)
+    true = own.rise("c", None, since_us=1_000 * SECOND, until_us=until_us)
+    early = answers.rise("c", None, since_us=0, until_us=999 * SECOND + LATE_US)
+    taken_at_their_word = (too_sure[:, 2] * (p.argmax(axis=1) != 2)).sum() / too_sure[:, 2].sum()
+    assert found is not None
+    assert true is not None
+    assert early is not None
+    assert found.foretold == pytest.approx(true.foretold, abs=0.04)
+    assert early.foretold == pytest.approx(taken_at_their_word, abs=0.03)
+    assert abs(taken_at_their_word - true.foretold) > 0.08
+
+
 def test_without_probabilities_or_with_few_truths_nothing_is_said() -> None:
     """An eleventh of the answers without an object, or 19 truths of the class."""
     p, truth = drawn(3, 1_100)
