@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from feeding import read
 
@@ -17,9 +18,11 @@ from stream_monitor.app import make_decoder
 from stream_monitor.baselines import baselines_of_rows
 from stream_monitor.config import parse
 from stream_monitor.engine import Engine
+from stream_monitor.judge.selection import Kinds
 from stream_monitor.records import Binding, Incident, PartitionId, Stream
 from stream_monitor.source.memory import MemorySource
 from stream_monitor.store import LABELS, Store
+from stream_monitor.summarize.outcome import Joined, OutcomeProfile, Task, errors
 
 EVENTS, TRUTHS = PartitionId(Stream.INFERENCE, "t", 0), PartitionId(Stream.GROUND_TRUTH, "l", 0)
 START_MS = 1_793_577_600_000  # 2026-11-02T00:00:00Z
@@ -209,3 +212,17 @@ def test_a_flood_leaves_no_more_behind_than_a_trickle(tmp_path: Path, kind: str)
     (few, small), (many, large) = left
     assert many <= few + 50
     assert large <= 1.5 * small + 20_000
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_at_both_ends_of_a_float_are_no_error_of_any_size() -> None:
+    """Their difference overflows: it is not asked for, and nothing is printed (a warning would fail this)."""
+    nothing = pa.nulls(2, pa.string())
+    rows = Joined(
+        nothing, np.array([1e308, 2.0]), nothing, np.full(2, np.nan), np.array([-1e308, 5.0]), np.full(2, np.nan)
+    )
+    assert errors(rows, Task.REGRESSION).tolist() == [pytest.approx(np.nan, nan_ok=True), 3.0]
+    profile = OutcomeProfile(Task.REGRESSION)
+    profile.add(rows)
+    assert (profile.rows, profile.unusable) == (1, 1)
+    assert Kinds.of(Task.REGRESSION, None, profile).encode(rows).tolist()[1] in range(4)

@@ -88,7 +88,7 @@ class Kinds:
             return np.asarray(2 * quarter, np.int64)
         if self.task is Task.REGRESSION:
             readable = np.isfinite(error)
-            value = np.where(readable, joined.value - joined.truth_number, 0.0)
+            value = np.where(readable, joined.value, 0.0) - np.where(readable, joined.truth_number, 0.0)
             key = value_bin(value)
             return np.asarray(2 * (key > self.middles[1]) + (np.abs(key) > self.middles[0]), np.int64)
         if self.task is Task.BINARY:

@@ -499,7 +499,8 @@ def errors(joined: Joined, task: Task, *, positive_label: str | None = None) -> 
         return np.where(is_moderate(joined.truth_number), joined.truth_number, np.nan)
     if task is Task.REGRESSION:
         usable = is_moderate(joined.truth_number) & is_moderate(joined.value)
-        return np.where(usable, np.abs(np.where(usable, joined.value - joined.truth_number, 0.0)), np.nan)
+        value, truth = np.where(usable, joined.value, 0.0), np.where(usable, joined.truth_number, 0.0)
+        return np.where(usable, np.abs(value - truth), np.nan)
     has_truth, has_label = np.asarray(pc.is_valid(joined.truth_label)), np.asarray(pc.is_valid(joined.label))
     if task is Task.MULTICLASS:
         wrong = np.asarray(pc.fill_null(pc.not_equal(joined.truth_label, joined.label), False))
