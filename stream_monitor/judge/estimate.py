@@ -29,6 +29,7 @@ from stream_monitor.summarize.outcome import (
     SCORE_BINS_PER_OCTAVE,
     OutcomeProfile,
     Task,
+    binned_scores,
     is_current,
 )
 from stream_monitor.summarize.scores import (
@@ -105,7 +106,11 @@ class Estimator:
             }
         found = {}
         for name, part in parts.items():
-            left = part.less_scores(known.scores) if self.task is Task.BINARY else part.less_pairs(name, known.pairs)
+            left = (
+                part.less_scores(binned_scores(known.scores))
+                if self.task is Task.BINARY
+                else part.less_pairs(name, known.pairs)
+            )
             if left is None:
                 return None
             found[name] = left
@@ -153,7 +158,7 @@ def _of_numbers(baseline: Baseline, truth: OutcomeProfile) -> LossEstimator | st
 def _of_binary(truth: OutcomeProfile, positive_label: str | None) -> Estimator | str:
     if truth.positive_label != positive_label:
         return f"the baseline's positive label is {truth.positive_label}, the configuration's {positive_label}"
-    keys, counts = truth.scores.arrays()
+    keys, counts = binned_scores(truth.scores).arrays()
     finer = middle_of_bin(keys >> 1, per_octave=SCORE_BINS_PER_OCTAVE)
     labelled = Histogram()
     coarse, at = np.unique(probability_bin(finer) * 2 + (keys & 1), return_inverse=True)

@@ -55,7 +55,7 @@ class Part:
         )
 
     def less_scores(self, known: Histogram) -> Part | None:
-        """With the truths of some rows by score (`OutcomeProfile.scores`); None where they are no part of these.
+        """With the truths of some rows by score (`outcome.binned_scores`); None where they are no part of these.
 
         Rows of a bin that is partly predicted count as predicted in the same proportion: one bin, at the threshold.
         """

@@ -23,6 +23,7 @@ from stream_monitor.summarize.outcome import (
     OutcomeProfile,
     Task,
     binned,
+    binned_scores,
     errors,
     reliability_bin,
     score_bin,
@@ -153,7 +154,9 @@ def _of_classes(reference: OutcomeProfile) -> Relation | None:
         by_class[label] = (of_class + count, wrong + count * (label != predicted))
     rate = (sum(wrong for _, wrong in by_class.values()) + 0.5) / (rows + 1)
     aspects, truth = [_rate(rate, rows)], np.zeros(0)
-    keys, counts = (reference.scores if reference.task is Task.BINARY else reference.reliability).arrays()
+    keys, counts = (
+        binned_scores(reference.scores) if reference.task is Task.BINARY else reference.reliability
+    ).arrays()
     if counts.sum() >= FEWEST_ROWS:
         cell = _score_cell(keys >> 1) if reference.task is Task.BINARY else keys >> 1
         middles = _MIDDLES if reference.task is Task.BINARY else special.logit(np.arange(0.05, 1, 0.1))

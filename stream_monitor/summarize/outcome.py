@@ -24,10 +24,10 @@ import zstandard
 
 from stream_monitor.errors import StateError
 from stream_monitor.records import Flags, Floats, Ints
-from stream_monitor.summarize.histogram import COARSEST_BITS, FINEST_BITS, Histogram, Numbers
+from stream_monitor.summarize.histogram import COARSEST_BITS, FINEST_BITS, SCORE_BITS, Histogram, Numbers, Scores
 
 FORMAT = 4
-_BINNED_TRUTHS = 3  # the format before: `targets` in bins of `value_bin`
+_BINNED = 3  # the format before: `targets` in bins of `value_bin`, `scores` in those of `score_bin`, * 2 + truth
 _UNIT_BITS = 1126  # a float's 53-bit mantissa times 2^(exponent - 53): the smallest exponent is -1073
 _HALF_BITS = 26
 _CHUNK_BITS = 4
@@ -38,9 +38,7 @@ PROBABILITY_FLOOR = float(
 TARGET_FLOOR = PROBABILITY_FLOOR  # what a relative error is divided by at least, there too
 _FALSE = pa.scalar(False)
 DECISION = 0.5  # the threshold of a score where an event carries no predicted label
-SCORE_BINS_PER_OCTAVE = (
-    512  # with 128, PR-AUC is off by .001 on scores of rare events (tests/benchmarks/performance.py)
-)
+SCORE_BINS_PER_OCTAVE = 1 << SCORE_BITS
 _SCORE_FLOOR = 2.0**-40
 VALUE_BINS_PER_OCTAVE = 128
 RELIABILITY_BINS = 10
@@ -207,7 +205,7 @@ class OutcomeProfile:
 
     `rows`: usable rows. `unusable`: rows without a readable prediction or truth for the task; a `value` needs no
     prediction. `pairs`: (truth, predicted) -> rows; binary uses "1" for the positive label and "0" for every other.
-    `scores`: bin * 2 + truth -> rows for binary scores. `targets`: truths that are numbers. `errors`: bin -> rows of
+    `scores`: binary scores with their truths. `targets`: truths that are numbers. `errors`: bin -> rows of
     predicted - true.
     `probable`: rows with the probability of their truth; `scored`: those with a Brier score. `reliability`: bin * 2 +
     what came true -> rows by the confidence of the prediction, the score or the probability of the predicted class;
@@ -221,7 +219,7 @@ class OutcomeProfile:
     probable: int = 0
     scored: int = 0
     pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
-    scores: Histogram = field(default_factory=Histogram)
+    scores: Scores = field(default_factory=Scores)
     targets: Numbers = field(default_factory=Numbers)
     errors: Histogram = field(default_factory=Histogram)
     reliability: Histogram = field(default_factory=Histogram)
@@ -301,7 +299,7 @@ class OutcomeProfile:
         """The profile that was stored; raises StateError if it is damaged or of another format."""
         if not is_current(state):
             raise StateError(f"an outcome profile of a format other than {FORMAT}")
-        is_binned = state[0] == _BINNED_TRUTHS
+        is_binned = state[0] == _BINNED
         try:
             body = zstandard.ZstdDecompressor().decompress(state[1:])
             at = 4 + struct.unpack("<I", body[:4])[0]
@@ -317,7 +315,7 @@ class OutcomeProfile:
                 probable,
                 scored,
                 Counter({(truth, predicted): count for truth, predicted, count in content["pairs"]}),
-                Histogram.from_bytes(scores),
+                _of_score_bins(Histogram.from_bytes(scores)) if is_binned else Scores.from_bytes(scores),
                 _of_bins(Histogram.from_bytes(targets)) if is_binned else Numbers.from_bytes(targets),
                 Histogram.from_bytes(errors),
                 Histogram.from_bytes(reliability),
@@ -335,7 +333,7 @@ class OutcomeProfile:
 
 def is_current(state: bytes) -> bool:
     """Whether stored bytes are of a format that is read; older ones lack what cannot be made up."""
-    return state[:1] in (struct.pack("<B", FORMAT), struct.pack("<B", _BINNED_TRUTHS))
+    return state[:1] in (struct.pack("<B", FORMAT), struct.pack("<B", _BINNED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,7 +436,7 @@ def _binary_shares(joined: Joined, positive_label: str | None) -> Shares:
         scored,
         (("0", "0"), ("0", "1"), ("1", "0"), ("1", "1")),
         (row, truth[row] * np.int64(2) + positive[row]),
-        {"scores": (scored, score_bin(score) * 2 + true), "reliability": (scored, bins * 2 + true)},
+        {"scores": (scored, Scores.keys_of_scores(score, true)), "reliability": (scored, bins * 2 + true)},
         {
             **_with_squares("log_loss", scored, _log_loss(np.where(true, score, 1 - score))),
             **_with_squares("brier", scored, (score - true) ** 2),
@@ -523,6 +521,25 @@ def score_bin(score: Floats) -> Ints:
     return np.asarray(np.where(lower, step, -step), dtype=np.int64)
 
 
+def binned_scores(scores: Scores) -> Histogram:
+    """By `score_bin` * 2 + truth: what is compared with bins that were fixed before."""
+    step, true, counts = scores.steps(SCORE_BITS)
+    return _counted(step * 2 + true, counts)
+
+
+def _of_score_bins(held: Histogram) -> Scores:
+    """As coarse as they were."""
+    keys, counts = held.arrays()
+    return Scores.of_steps(keys >> 1, keys & 1, counts)
+
+
+def _counted(keys: Ints, counts: Ints) -> Histogram:
+    bins, place = np.unique(keys, return_inverse=True)
+    total = np.zeros(len(bins), np.int64)
+    np.add.at(total, place, counts)
+    return Histogram(zip(bins.tolist(), total.tolist(), strict=True))
+
+
 def reliability_bin(probability: Floats) -> Ints:
     """Ten bins of equal width; a probability on an edge belongs to the lower one, as scikit-learn has it."""
     return np.asarray(np.searchsorted(_RELIABILITY_EDGES, probability), dtype=np.int64)
@@ -538,10 +555,7 @@ def binned(numbers: Numbers) -> Histogram:
     """Numbers by `value_bin`: what is compared with bins that were fixed before."""
     keys, counts = numbers.arrays()
     size = (np.abs(keys) >> _FINER_BITS) - _FIRST_BIN
-    bins, place = np.unique(np.where(keys == 0, 0, np.sign(keys) * size), return_inverse=True)
-    total = np.zeros(len(bins), np.int64)
-    np.add.at(total, place, counts)
-    return Histogram(zip(bins.tolist(), total.tolist(), strict=True))
+    return _counted(np.where(keys == 0, 0, np.sign(keys) * size), counts)
 
 
 def _of_bins(held: Histogram) -> Numbers:

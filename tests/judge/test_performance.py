@@ -22,7 +22,7 @@ from stream_monitor.judge.performance import (
 )
 from stream_monitor.judge.verdicts import Span
 from stream_monitor.records import Flags, Floats, LineKey, Verdict
-from stream_monitor.summarize.outcome import Joined, OutcomeProfile, Task
+from stream_monitor.summarize.outcome import Joined, OutcomeProfile, Task, binned_scores
 
 SPAN = Span(LineKey("credit", "7"), "1h", 0, 3_600_000_000)
 
@@ -121,9 +121,25 @@ def test_auc_from_bins_is_within_a_thousandth(power: float) -> None:
     profile = binary(truth, score)
     exact, found = auc_by_pairs(truth, score), metrics(profile)["auc"]
     assert abs(found.value - exact) < 1e-3
-    bins = {key >> 1 for key, _ in profile.scores.items()}
-    ties = sum(profile.scores[key * 2] * profile.scores[key * 2 + 1] for key in bins)
+    held = binned_scores(profile.scores)
+    ties = sum(held[key * 2] * held[key * 2 + 1] for key in {key >> 1 for key, _ in held.items()})
     assert abs(found.value - exact) <= ties / (truth.sum() * (~truth).sum())
+
+
+@pytest.mark.parametrize("rows", [5, 20, 60, 250, 700])
+@pytest.mark.parametrize(("middle", "spread"), [(0.5, 0.2), (0.6, 1e-4), (0.01, 0.005), (0.999, 5e-4)])
+def test_areas_of_few_scores_are_sklearns(middle: float, spread: float, rows: int) -> None:
+    """However close together: each score is kept by itself, of every cohort and of cohorts put together."""
+    draw = np.random.default_rng(rows)
+    for _ in range(20):
+        truth = draw.random(rows) < 0.3
+        truth[:2] = True, False
+        score = np.clip(draw.normal(middle + spread * truth / 2, spread), 0, 1)
+        half = rows // 2
+        profile = binary(truth[half:], score[half:]).merge(binary(truth[:half], score[:half]))
+        found = metrics(profile)
+        assert found["auc"].value == pytest.approx(roc_auc_score(truth, score), abs=1e-9)
+        assert found["pr_auc"].value == pytest.approx(average_precision_score(truth, score), abs=1e-9)
 
 
 def test_auc_at_its_ends() -> None:

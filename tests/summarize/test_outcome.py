@@ -26,6 +26,7 @@ from stream_monitor.summarize.outcome import (
     OutcomeProfile,
     Task,
     binned,
+    binned_scores,
     errors,
     score_bin,
     task_of,
@@ -312,24 +313,28 @@ def test_numbers_taken_out_again_leave_what_there_was() -> None:
     assert numbers == alone.cut_to(numbers.cut)
 
 
+def as_before(profile: OutcomeProfile, scores: Histogram, targets: Histogram) -> bytes:
+    """In the format before, whose scores and truths were histograms of bins."""
+    now = zstandard.ZstdDecompressor().decompress(profile.to_bytes()[1:])
+    size = struct.unpack("<I", now[:4])[0]
+    head, start, parts = json.loads(now[4 : 4 + size]), 4 + size, []
+    for length in head["histograms"]:
+        parts.append(now[start : start + length])
+        start += length
+    parts[:2] = scores.to_bytes(), targets.to_bytes()
+    head["histograms"] = [len(part) for part in parts]
+    text = json.dumps(head).encode()
+    return b"\x03" + zstandard.ZstdCompressor().compress(struct.pack("<I", len(text)) + text + b"".join(parts))
+
+
 def test_a_profile_whose_truths_were_binned_is_read() -> None:
     """Of the format before: as fine as it was, and truths can be added to it."""
     truth = np.array([10.0, 10.01, -3.5, 0.0, 101_325.0])
     profile = OutcomeProfile(Task.REGRESSION)
     profile.add(of_numbers(truth, truth + 1))
-    now = zstandard.ZstdDecompressor().decompress(profile.to_bytes()[1:])
-    size = struct.unpack("<I", now[:4])[0]
-    head, parts = json.loads(now[4 : 4 + size]), []
-    start = 4 + size
-    for length in head["histograms"]:
-        parts.append(now[start : start + length])
-        start += length
-    parts[1] = Histogram(Counter(value_bin(truth).tolist()).items()).to_bytes()
-    head["histograms"] = [len(part) for part in parts]
-    text = json.dumps(head).encode()
-    then = zstandard.ZstdCompressor().compress(struct.pack("<I", len(text)) + text + b"".join(parts))
-    read = OutcomeProfile.from_bytes(struct.pack("<B", 3) + then)
-    assert binned(read.targets) == binned(profile.targets)
+    bins = Histogram(Counter(value_bin(truth).tolist()).items())
+    read = OutcomeProfile.from_bytes(as_before(profile, Histogram(), bins))
+    assert binned(read.targets) == binned(profile.targets) == bins
     lower, upper = read.targets.ends()
     assert lower.tolist() == value_ends(np.unique(value_bin(truth)))[0].tolist()
     assert (upper - lower <= 0.008 * np.abs(lower)).all()
@@ -337,3 +342,19 @@ def test_a_profile_whose_truths_were_binned_is_read() -> None:
     read.add(more)
     profile.add(more)
     assert read.targets == profile.targets.cut_to(read.targets.cut)
+
+
+def test_a_profile_whose_scores_were_binned_is_read() -> None:
+    """Of the format before: the same bins, the ends and the middle among them."""
+    score = np.array([0.0, 1e-9, 0.3, 0.30001, 0.4999999, 0.5, 0.7, 0.999999, 1.0, 1.0])
+    truth = np.arange(10) % 3 == 0
+    nothing = np.full(10, np.nan)
+    labels = pa.array(np.where(truth, "yes", "no"))
+    profile = OutcomeProfile(Task.BINARY, "yes")
+    profile.add(Joined(labels, nothing, labels, score, nothing, nothing))
+    bins = Histogram(Counter((score_bin(score) * 2 + truth).tolist()).items())
+    read = OutcomeProfile.from_bytes(as_before(profile, bins, Histogram()))
+    assert binned_scores(read.scores) == binned_scores(profile.scores) == bins
+    assert read.scores == profile.scores.cut_to(read.scores.cut)
+    steps, true, _ = read.scores.steps()
+    assert sorted((steps * 2 + true).tolist()) == [key for key, _ in bins.items()]
