@@ -1,8 +1,8 @@
 """What was said of a cohort as its labels came: how far it was labelled, and its first metrics, each time that moved.
 
 Truths are gone through in the order of their own times, once no earlier one can come: so what was said when depends on
-the records alone, not on which of them were joined together. What lies behind a moment is taken out of the cohort as it
-is now, which leaves exactly what it was then.
+the records alone, not on which of them were joined together. What came after a moment is taken out of the cohort as it is
+now: that leaves the counts and sums of then to the last bit, and bins that are no finer than those of now.
 """
 
 from __future__ import annotations
