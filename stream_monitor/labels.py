@@ -7,6 +7,7 @@ what comes out depends on the times of predictions and labels alone, not on how 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -62,6 +63,10 @@ ASK_EVERY = 100
 MOST_EARLY_CELLS = 1_024
 """Cells of predictions counted while it is not known what labels are like. When there are more they become twice as wide:
 the predictions that the first labels are of are known to a five-hundredth of the time."""
+
+FEWER, MISSING = 0.05, 2.0
+"""The share, and the standard deviations between usual cells, by which labels are fewer than are due: an alarm over errors
+is put off in one case of forty where that is chance."""
 
 FULL = 0.9
 """Coverage from which on first labels will do to learn from, where no baseline says what truths are like."""
@@ -213,6 +218,7 @@ class LabelArrival:
         self.levels = levels_of(shortest_seconds=min(config.windows), horizon_seconds=config.label_horizon)
         self._versions: dict[int, _Version] = {}
         self._dirty: set[int] = set()
+        self._judged: set[int] = set()
         for key, body in engine.store.states("label_arrival").items():
             self._load(int(key), json.loads(body))
 
@@ -304,7 +310,7 @@ class LabelArrival:
                 self._decide(held.truths[outcome], due_us)
                 self._restate(number, outcome, due_us, changed)
         held.judged_us = until
-        self._forget(held)
+        self._judged.add(number)
         self._dirty.add(number)
 
     def _heard_until(self, held: _Version) -> int:
@@ -328,8 +334,14 @@ class LabelArrival:
             ]
         return sorted(found)
 
+    def forget(self) -> None:
+        """Drop what was looked at for the last time, once the truths of the time that was looked at are heeded."""
+        for number in self._judged:
+            self._forget(self._versions[number])
+        self._judged = set()
+
     def _forget(self, held: _Version) -> None:
-        """Drop the cells that were looked at for the last time, and find when the next look is due."""
+        """And find when the next look is due."""
         held.due_us = 2**62
         for number, level in enumerate(self.levels):
             for cells in (held.made[number], *(truths.cells[number] for truths in held.truths.values())):
@@ -476,6 +488,60 @@ class LabelArrival:
             for time_us in (heeded_us, due_us):
                 kept &= (time_us < begin_us) | (time_us >= end_us)
         return np.flatnonzero(kept)
+
+    def is_sample_since(
+        self, version: int, outcome: int, since_us: int, now_us: int, labelled: int | None = None
+    ) -> bool:
+        """Whether predictions made since then have as many labels as usual at their age, or what is missing of these could
+        not be the difference. Where labels of one kind stop coming, the others look like a change, for as long as it takes
+        to be sure that labels are late.
+
+        `labelled`: how many have one, where truths are heeded as they come and this is known.
+        """
+        held, truths = self._versions[version], self._truths(version, outcome)
+        if truths is None:
+            return True
+        if labelled is not None and truths.waits and truths.waits[-1][1] == 0:
+            due = self._made(held, since_us, now_us) * self.usual_coverage(version, outcome, since_us, now_us, now_us)
+            if labelled < due - max(2 * FEWER * due, MISSING * math.sqrt(2 * due)):
+                return False
+        return not any(self._misses(held, truths, level, since_us, now_us) for level in range(len(self.levels)))
+
+    def _made(self, held: _Version, since_us: int, now_us: int) -> float:
+        """Predictions between two times, about: what the narrowest cells that are over say, at whose pace they are thought
+        to have come before the oldest of these; and since the newest, at its own."""
+        width_us, cells = self.levels[0].width_us, held.made[0]
+        over = sorted(start for start in cells if start + width_us <= now_us)
+        if not over:
+            return 0.0
+        counts = np.array([cells[start].sum() for start in over])
+        share = np.clip((np.array(over) + width_us - since_us) / width_us, 0.0, 1.0)
+        earlier = max(over[0] - since_us, 0) / width_us * counts.mean()
+        rest = max(now_us - max(over[-1] + width_us, since_us), 0) / width_us * counts[-1]
+        return float((share * counts).sum() + earlier + rest)
+
+    def _misses(self, held: _Version, truths: _Truths, number: int, since_us: int, now_us: int) -> bool:
+        """By the cells of one width."""
+        level, made = self.levels[number], held.made[number]
+        due, variance, kinds = 0.0, 0.0, np.zeros(KINDS, np.int64)
+        for start in [s for s in made if s + level.width_us // 2 >= since_us]:
+            steps = [
+                k
+                for k in range(level.first, level.last + 1)
+                if level.due_us(start, k) <= now_us and truths.curve.knows(k, cells=FEW_CELLS)
+            ]
+            if not steps:
+                continue
+            k = steps[-1]
+            usual, there = truths.curve.usual(k), int(made[start][: k + 1].sum())
+            due += there * usual
+            variance += there * usual * (1 - usual) * truths.curve.dispersion(k)
+            if start in truths.cells[number]:
+                kinds += truths.cells[number][start][: k + 1].sum(axis=0)
+        by = truths.kinds
+        if kinds.sum() >= due - max(FEWER * due, MISSING * np.sqrt(variance)):
+            return False
+        return by is None or by.usual is None or can_be_made_good(kinds, by.usual, made=math.ceil(due), rows=by.rows)
 
     def waits(self, version: int, outcome: int) -> Sequence[tuple[int, int]]:
         """(from, age): as of when truths are waited for until which age, before errors are watched by them."""

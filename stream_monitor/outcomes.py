@@ -428,6 +428,7 @@ class Outcomes:
             self._let_go(self._line(number), outcome, until_us - 1, changed)
         for owner in self.engine.versions.values():
             self._close_silent(owner.whole(), until_us, changed)
+        self.labels.forget()
         changed |= {incident.id: incident for incident in self.objectives.judge(until_us)}
         return list(changed.values())
 
@@ -557,12 +558,18 @@ class Outcomes:
             drift.minimum_effect,
             remembered=RING if line.is_whole else SEGMENT_RING,
             missed=self.engine.estimates.missed(line, outcome),
+            is_sample=partial(self._is_sample_since, line, outcome),
         )
         if held.stored_concept is not None and not held.concept.restore(held.stored_concept):
             log.warning("charts_of_errors_begin_anew", extra=fields(model=line.key.model, version=line.key.version))
             line.book.reconcile(set(), of_labels=True)
         held.stored_concept = None
         return held.concept
+
+    def _is_sample_since(self, line: Line, outcome: int, since_us: int, now_us: int, labelled: int | None) -> bool:
+        """Of a segment it is not known how many of its predictions should have labels; of all of them it is."""
+        known = labelled if line.is_whole else None
+        return self.labels.is_sample_since(self._version_of(line), outcome, since_us, now_us, known)
 
     def _share_at(self, line: Line, at_us: int) -> float:
         """Its part of the budget: a fifth is for what labels show, in equal parts for the outcomes that were heard of.

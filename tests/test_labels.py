@@ -445,6 +445,23 @@ def test_labels_that_come_first_ring_no_bell(begin: Callable[..., Story], shape:
     assert watched.traffic.events > 1_000
 
 
+@pytest.mark.parametrize("slice_seconds", [60, 600, 7_200])
+def test_labels_of_one_class_that_stop_are_late_and_nothing_else(
+    begin: Callable[..., Story], slice_seconds: float
+) -> None:
+    """What still comes is all positive: a relation that turned, if nobody asked where the others are. Also in a backlog."""
+    asked = Asked(3)
+    story = begin(**{**QUIET, "label_horizon": "1d", "windows": ["15m", "1h"]}, baseline=asked.baseline(10_000))
+    events, labels = asked.traffic(170, lambda rng, _, __: float(rng.uniform(0, 1_800)))
+    stops = START + 120 * 60
+    left = [b for b in labels if b["inference_id"] + START < stops or b["label"] == "yes"]
+    assert len(left) < len(labels) - 1_000
+    story.live(events, left, slice_seconds=slice_seconds)
+    assert of_errors(story) == []
+    [late] = story.of(IncidentKind.LABELS_LATE)
+    assert 120 < (minute(late.opened_us) or 0) < 150
+
+
 @pytest.mark.parametrize("shape", [*ALIKE, "positives at once"])
 def test_a_change_is_found_as_soon_as_labels_tell(begin: Callable[..., Story], shape: str) -> None:
     """Of a stream that has just begun: at once where labels come alike, when they are ripe where they do not."""

@@ -147,8 +147,9 @@ class Concept:
 
     `share`: the part of the `budget` it may spend. `remembered`: the truths among which an onset is looked for. `missed`:
     the part of a change of errors that what its inputs lead to expect misses, None where nothing is expected. `rise`: of a
-    class, what the answers of all classes foretell of its errors since an onset, as of a time. It does not depend on how
-    rows are cut, nor on a clock.
+    class, what the answers of all classes foretell of its errors since an onset, as of a time.
+    `is_sample`: whether the labels of predictions since an onset, as of a time, so many if that is known, are not of those
+    alone that still come; else an alarm starts anew. It does not depend on how rows are cut, nor on a clock.
     """
 
     relation: Relation
@@ -159,6 +160,7 @@ class Concept:
     remembered: int = RING
     missed: float | None = None
     rise: Callable[[int, int], Rise | None] | None = None
+    is_sample: Callable[[int, int, int | None], bool] | None = None
     _sums: list[_Sums] = field(init=False)
     _ring: pa.Table = field(init=False)
 
@@ -276,11 +278,12 @@ class Concept:
             told = known.slice(max(0, before + row - self.remembered), min(before + row, self.remembered))
             stretch = self._stretch(place, told.slice(max(0, len(told) - sums.calm)), best)
             turn = None
-            if stretch is not None and stretch.evidence >= sums.limit[best]:
+            if stretch is not None and stretch.evidence >= sums.limit[best] and self._is_sample(stretch, told):
                 passed = float(sums.limit[best] / sums.level[best])
                 turn = self._turn(place, passed, stretch, told, names, row - 1)
             if turn is None or stretch is None or turn.effect < self.minimum_effect:
-                # Beyond chance, but too small to matter; or no stretch of predictions bears it out: it starts anew.
+                # Beyond chance, but too small to matter, borne out by no stretch of predictions, or perhaps of labels that
+                # are missing: it starts anew.
                 sums.level[over], sums.since[over] = 0, 0
                 continue
             found.append(turn)
@@ -385,6 +388,14 @@ class Concept:
         goes_on = until == len(made) - 1
         onset = (int(possible[0]), int(made[first]), int(possible[-1]))
         return _Stretch(onset, NEWEST if goes_on else int(made[last]), int(since[first]))
+
+    def _is_sample(self, stretch: _Stretch, told: pa.Table) -> bool:
+        if self.is_sample is None:
+            return True
+        since_us, time_us = stretch.onset_us[0], told["time_us"].to_numpy()
+        is_all = len(told) < self.remembered or int(time_us[0]) < since_us
+        labelled = int((told["made_us"].to_numpy() >= since_us).sum()) if is_all else None
+        return self.is_sample(since_us, int(time_us[-1]), labelled)
 
     def _end(self, place: int, rows: pa.Table, held: _Raised) -> int:
         """Up to which prediction a change that is over may have lasted: labels of these that still come are no other."""
