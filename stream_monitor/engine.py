@@ -178,9 +178,13 @@ class Engine:
 
         Also where the prediction is still there: how long it is depends on what else the stream holds.
         """
+        own = self.own_horizon_us(model, outcome)
+        return self.config.label_horizon * MICROSECONDS if own is None else own
+
+    def own_horizon_us(self, model: int, outcome: int) -> int | None:
+        """What is configured of one outcome: when its truths are through at the latest, whatever their habit."""
         known = self.config.model(self.names.models[model]).outcomes.get(self.names.outcomes[outcome])
-        horizon = None if known is None else known.horizon
-        return (self.config.label_horizon if horizon is None else horizon) * MICROSECONDS
+        return None if known is None or known.horizon is None else known.horizon * MICROSECONDS
 
     def given_for(self, key: ModelKey) -> Baseline | None:
         """The configured baseline of a version: its own, else its model's, else one of rows that name no model."""

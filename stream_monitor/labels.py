@@ -557,7 +557,7 @@ class LabelArrival:
         return min(int(AGES_US[step]), truths.horizon_us or OPEN_END)
 
     def _horizon_us(self, version: int, outcome: int) -> int | None:
-        return self.engine.outcome_horizon_us(self.engine.names.model_of_version(version), outcome)
+        return self.engine.own_horizon_us(self.engine.names.model_of_version(version), outcome)
 
     def _horizon_seconds(self, truths: _Truths) -> float:
         """Beyond it predictions are forgotten, or their truths do not count."""
