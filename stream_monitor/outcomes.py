@@ -321,7 +321,7 @@ class Outcomes:
         self.cohorts.restate(
             version,
             outcome,
-            _joined(rows, task),
+            joined_of(rows, task),
             segment=rows["segment"].to_numpy(),
             made_us=rows["time_us"].to_numpy(),
             joined_us=rows["joined_us"].to_numpy(),
@@ -412,7 +412,7 @@ class Outcomes:
             if held.kinds is None:
                 whole = self.engine.versions[version].whole()
                 held.kinds = Kinds.of(task, held.positive_label, self._reference(whole, outcome, task))
-            kind = held.kinds.encode(_joined(part, task))
+            kind = held.kinds.encode(joined_of(part, task))
             made, joined = part["time_us"].to_numpy(), part["joined_us"].to_numpy()
             self.labels.note_labels(version, outcome, made, joined, kind, held.kinds)
         changed |= {incident.id: incident for incident in self.labels.advance(until_us)}
@@ -456,7 +456,7 @@ class Outcomes:
             held = self._new_arrivals(line, outcome, Measure(whole.task, whole.positive_label, whole.is_settled))
             self._arrivals[(line.number, outcome)] = held
         self._dirty_arrivals.add((line.number, outcome))
-        joined, time_us = _joined(rows, held.task), rows["joined_us"].to_numpy()
+        joined, time_us = joined_of(rows, held.task), rows["joined_us"].to_numpy()
         arrived = Arrived(
             joined, rows["time_us"].to_numpy(), time_us, rows["segment"].to_numpy(), rows["id_lo"].to_numpy()
         )
@@ -956,7 +956,7 @@ def _groups(table: pa.Table) -> Iterable[tuple[int, int, pa.Table]]:
         yield pair // 65_536, pair % 65_536, table if mine.all() else table.filter(pa.array(mine))
 
 
-def _joined(rows: pa.Table, task: Task) -> Joined:
+def joined_of(rows: pa.Table, task: Task) -> Joined:
     flat = rows.combine_chunks()
     truth, label = _array(flat["label"]), _array(flat["predicted_label"])
     of_truth, of_label, squares = np.full((3, len(flat)), np.nan)

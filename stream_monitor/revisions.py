@@ -18,7 +18,7 @@ import pyarrow as pa
 from stream_monitor import measures
 from stream_monitor.cohorts import CohortKey
 from stream_monitor.judge.performance import metrics
-from stream_monitor.outcomes import _joined
+from stream_monitor.outcomes import joined_of
 from stream_monitor.records import MICROSECONDS, Flags, Ints, window_start, window_starts
 from stream_monitor.summarize.outcome import OutcomeProfile, Task, errors, shares
 from stream_monitor.truth import AMENDED_SCHEMA, Met, from_ipc, to_ipc
@@ -260,7 +260,7 @@ class _Changes:
         """Which of them a profile can read, (n,)."""
         key = (profile.task, profile.positive_label)
         if key not in self._usable:
-            joined = _joined(self.rows, Task.BINARY)  # an error takes no probabilities of several classes
+            joined = joined_of(self.rows, Task.BINARY)  # an error takes no probabilities of several classes
             self._usable[key] = ~np.isnan(errors(joined, profile.task, positive_label=profile.positive_label))
         return self._usable[key]
 
@@ -301,7 +301,7 @@ class _Past:
         for sign in (1, -1):
             some = row[self._changes.sign[row] == sign]
             if len(some):
-                joined = _joined(self._changes.rows.take(pa.array(some)), profile.task)
+                joined = joined_of(self._changes.rows.take(pa.array(some)), profile.task)
                 added = shares(joined, profile.task, positive_label=profile.positive_label)
                 added.fold([profile], None, direction * sign)
 
