@@ -502,10 +502,19 @@ class LabelArrival:
         if truths is None:
             return True
         if labelled is not None and truths.waits and truths.waits[-1][1] == 0:
-            due = self._made(held, since_us, now_us) * self.usual_coverage(version, outcome, since_us, now_us, now_us)
+            due = self._made(held, since_us, now_us) * self._least_coverage(truths, since_us, now_us)
             if labelled < due - max(2 * FEWER * due, MISSING * math.sqrt(2 * due)):
                 return False
         return not any(self._misses(held, truths, level, since_us, now_us) for level in range(len(self.levels)))
+
+    def _least_coverage(self, truths: _Truths, since_us: int, now_us: int) -> float:
+        """What predictions made between two times usually have by the second at least: by the known age before theirs, since
+        all labels may come at once between two known ages."""
+        known = [k for k in range(len(AGES)) if truths.curve.knows(k, cells=FEW_CELLS)]
+        ages = np.array([AGES_US[k] for k in known], np.int64)
+        shares = np.maximum.accumulate(np.array([0.0, *(truths.curve.usual(k) for k in known)]))
+        at = (now_us - since_us) * (np.arange(64) + 0.5) / 64
+        return float(shares[np.searchsorted(ages, at, "right")].mean())
 
     def _made(self, held: _Version, since_us: int, now_us: int) -> float:
         """Predictions between two times, about: what the narrowest cells that are over say, at whose pace they are thought
