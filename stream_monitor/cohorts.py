@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stream_monitor.versions import Line
 
 CACHED_PROFILES = 8_000
-"""Cohorts kept in memory, 16 kB each of some 250 scored labels, 64 kB at most. With labels that come for 45 days a batch of
+"""Cohorts kept in memory, 16 kB each of some 250 scored labels, some 64 of many. With labels that come for 45 days a batch of
 them may restate 5,445 of one line; to read these again takes half as long as to join the batch."""
 
 CACHED_COUNTS = 4_000

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from stream_monitor.errors import StateError
 from stream_monitor.judge.calibration import Calibration, calibrate
@@ -80,8 +81,8 @@ class Answers:
         self._learn(joined, time_us)
         texts = pa.nulls(len(joined), pa.string()) if joined.probabilities is None else joined.probabilities
         code = of_texts(texts, joined.label, self.classes).code
-        place = {label: k for k, label in enumerate(self.classes)}
-        truth = np.array([place.get(label, -1) for label in joined.truth_label.to_pylist()], np.int32)
+        place = pc.index_in(joined.truth_label.cast(pa.string()), value_set=pa.array(self.classes, pa.string()))
+        truth = np.asarray(pc.fill_null(place, -1), np.int32)
         most = LOOKED_AT + AT_ONCE
         self.made_us = np.concatenate([self.made_us, made_us])[-most:]
         self.time_us = np.concatenate([self.time_us, time_us])[-most:]
